@@ -1,0 +1,237 @@
+"""The `vidistill` command. Every error a user can cause ends in one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vidistill.core.errors import RecipeError, VidistillError
+from vidistill.core.recipe import Recipe, dump_recipe, load_recipe, make_recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Turn labelled video into a small single-modality model, taught by everything else the video can tell.",
+)
+output = Console(highlight=False)
+
+RecipePath = Annotated[
+    Path | None, typer.Argument(help="A recipe (YAML). Leave it out with --data.", show_default=False)
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. schedule.epochs=10", show_default=False)]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder <class>/<clip>.mp4; needs no recipe.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    until: Annotated[str, typer.Option(help="Stop after this stage.")] = "report",
+) -> None:
+    """Do everything: prepare, train teachers, audit, distil, evaluate, export, report.
+
+    Done stages are skipped; an interrupted run goes on where it stopped.
+
+    Examples:
+    vidistill run recipes/demo.yaml
+
+    vidistill run --data clips/
+
+    vidistill run recipes/jhmdb.yaml student.width=24 "seeds=[0,1,2]"
+
+    torchrun --nproc-per-node 2 -m vidistill run recipes/jhmdb.yaml
+    """
+    from vidistill.stages.pipeline import STAGES, run_recipe
+
+    if until not in STAGES:
+        raise RecipeError(f"no stage {until!r}", where="--until", todo=f"One of: {', '.join(STAGES)}")
+    chosen = choose_recipe(recipe, overrides, data)
+    finished = run_recipe(chosen, until)
+    if finished.main and until == "report":
+        show_results(finished.folder)
+
+
+@app.command()
+def prepare(recipe: RecipePath = None, overrides: Overrides = None, data: DataFolder = None) -> None:
+    """Check every clip, derive what is missing, and store what training reads.
+
+    Example: vidistill prepare recipes/jhmdb.yaml prepare.workers=4
+    """
+    from vidistill.stages.pipeline import run_recipe
+
+    finished = run_recipe(choose_recipe(recipe, overrides, data), "prepare")
+    if finished.main:
+        summary = json.loads((finished.folder / "data.json").read_text(encoding="utf-8"))
+        output.print(f"{summary['prepared']} of {summary['listed']} clips in {finished.store_folder}")
+        for problem in summary["problems"]:
+            output.print(f"  {problem['clip']}: {problem['kind']}: {problem['message']}", markup=False)
+
+
+@app.command()
+def predict(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    model: Annotated[Path, typer.Option(help="An exported student (.onnx).")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 5,
+    to: Annotated[
+        Path | None, typer.Option("--output", help="Where to write the JSON; default beside the video.")
+    ] = None,
+) -> None:
+    """Say what a video shows; prints a table and writes JSON.
+
+    Example: vidistill predict clip.mp4 --model runs/demo/export/student.onnx
+    """
+    from vidistill.deploy.predict import Predictor
+    from vidistill.stages.run import write_json
+
+    result = Predictor(model).predict(video, top=top)
+    target = to or video.with_suffix(".prediction.json")
+    write_json(target, result)
+    for head, ranked in result["predictions"].items():
+        table = Table(head, "probability", title=str(video))
+        for row in ranked:
+            table.add_row(row["label"], f"{row['probability']:.3f}")
+        output.print(table)
+    output.print(f"written: {target}", soft_wrap=True)
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Write a run's report.html again.
+
+    Example: vidistill report runs/demo
+    """
+    from vidistill.report.page import write_report
+
+    output.print(f"report: {write_report(run_folder)}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    to: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("comparison.html"),
+) -> None:
+    """Compare several runs on one page.
+
+    Example: vidistill compare runs/jhmdb runs/jhmdb-dkd
+    """
+    from vidistill.report.compare import write_comparison
+
+    output.print(f"comparison: {write_comparison(runs, to)}", soft_wrap=True)
+
+
+@app.command("import")
+def import_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint (.pt, .pth, .safetensors).")],
+    recipe: Annotated[Path, typer.Option(help="The recipe whose network the weights are for.")],
+    network: Annotated[str, typer.Option(help="'student' or a teacher's name.")] = "student",
+    to: Annotated[Path, typer.Option("--output", help="Where to write the safetensors file.")] = Path(
+        "imported.safetensors"
+    ),
+    strict: Annotated[bool, typer.Option(help="Every key must fit; otherwise only the heads may differ.")] = True,
+) -> None:
+    """Convert a published checkpoint to this project's weights (no pickled code is run).
+
+    Example: vidistill import r3d18.pth --recipe recipes/jhmdb.yaml --network rgb --output rgb.safetensors
+    """
+    from vidistill.cli.importing import convert
+
+    output.print(convert(checkpoint, load_recipe(recipe), network, to, strict), soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the generated clips go.")] = Path("runs/demo-data"),
+    overrides: Overrides = None,
+) -> None:
+    """Generate a small multi-modal set and run the whole pipeline on it; needs no download.
+
+    Example: vidistill demo
+    """
+    from vidistill.cli.demo import demo_recipe
+    from vidistill.stages.pipeline import run_recipe
+
+    finished = run_recipe(demo_recipe(folder, overrides))
+    if finished.main:
+        show_results(finished.folder)
+
+
+@app.command("recipe")
+def recipe_command(recipe: RecipePath = None, overrides: Overrides = None, data: DataFolder = None) -> None:
+    """Check a recipe and print it with every default filled in.
+
+    Example: vidistill recipe recipes/jhmdb.yaml
+    """
+    output.print(dump_recipe(choose_recipe(recipe, overrides, data)), markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the parts a recipe can name: formats, modalities, networks, methods, curricula, tasks."""
+    from vidistill.cli.parts import registries
+
+    for kind, names in registries().items():
+        output.print(f"[bold]{kind}[/bold]: {', '.join(names)}", soft_wrap=True)
+
+
+def choose_recipe(recipe: Path | None, overrides: list[str] | None, data: Path | None) -> Recipe:
+    """The recipe of a command line: a file, or the default one over a folder of clips."""
+    from vidistill.cli.default import default_recipe
+
+    given = list(overrides or [])
+    if recipe is not None and "=" in recipe.name and not recipe.exists():
+        given, recipe = [str(recipe), *given], None
+    if recipe is None and data is None:
+        raise RecipeError("nothing to run", where="command line", todo="Give a recipe, or --data FOLDER")
+    if recipe is not None and data is not None:
+        given.append(f"data.root={json.dumps(str(data))}")
+    if recipe is not None:
+        return load_recipe(recipe, given)
+    assert data is not None
+    return make_recipe(default_recipe(data), given, where=f"default recipe for {data}")
+
+
+def show_results(folder: Path) -> None:
+    """Print the result table and where the report lies."""
+    from vidistill.report.tables import result_table, verdict
+
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    header, *rows = result_table(results)
+    table = Table(*header, title=f"{folder.name}: {results['clips']} test clips")
+    for row in rows:
+        table.add_row(*row)
+    output.print(table)
+    output.print(verdict(results).headline)
+    output.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: one line for every error a user can cause."""
+    errors = Console(stderr=True, highlight=False)
+    try:
+        app(standalone_mode=True)
+    except VidistillError as error:
+        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("interrupted: what was done is kept; the same command goes on from there")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        errors.print(
+            f"error: {error.filename or 'system'}: {error.strerror}", style="red", markup=False, soft_wrap=True
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The names a recipe can use, read from the registries."""
+
+from __future__ import annotations
+
+from vidistill.curricula import CURRICULA
+from vidistill.data.formats import FORMATS
+from vidistill.methods import METHODS
+from vidistill.modalities import MODALITIES
+from vidistill.models import NETWORKS
+from vidistill.tasks.recognition import TASKS
+
+
+def registries() -> dict[str, list[str]]:
+    """Names by kind of part."""
+    parts = {
+        "formats": FORMATS,
+        "modalities": MODALITIES,
+        "networks": NETWORKS,
+        "methods": METHODS,
+        "curricula": CURRICULA,
+        "tasks": TASKS,
+    }
+    return {kind: registry.names() for kind, registry in parts.items()}

@@ -1,0 +1,1 @@
+"""Words of the house: types, registry, errors, seeds, recipe. Nothing here knows a network."""

@@ -1,0 +1,254 @@
+"""The recipe: one YAML file that says everything about a run. Unknown keys name the nearest known key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from vidistill.core.errors import RecipeError
+from vidistill.core.registry import describe_validation, nearest
+
+Options = dict[str, Any]
+
+
+def _plain_name(value: str) -> str:
+    if not value or value in (".", "..") or any(c in value for c in '/\\:*?"<>|\0'):
+        raise ValueError("a name must be usable as a folder name")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class Section(BaseModel):
+    """A part of the recipe with a fixed set of keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenSection(BaseModel):
+    """A part of the recipe that names a component; further keys are that component's options, checked when built."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> Options:
+        """The keys that belong to the component."""
+        return dict(self.model_extra or {})
+
+
+class Data(OpenSection):
+    """What is on disk. Further keys are options of the format's reader."""
+
+    format: str = "folder"
+    root: Path
+    validation: float = Field(default=0.15, ge=0, lt=1, description="part of train carved out where no clip is `val`")
+    validation_by: Literal["auto", "clip", "group"] = "auto"
+    split_seed: int = 0
+
+
+class Prepare(Section):
+    """How clips become a store."""
+
+    workers: int = Field(default=2, ge=1)
+    skip_limit: float = Field(default=0.05, ge=0, le=1, description="part of the clips that may be unusable")
+    min_frames: int = Field(default=2, ge=1)
+    sources: dict[str, Options] = Field(default_factory=dict, description="modality -> options of loading or deriving")
+
+
+class Input(OpenSection):
+    """One network input. `modality` defaults to the input's name; further keys are options of the encoding."""
+
+    modality: str | None = None
+
+
+class Schedule(Section):
+    """How long and how a network is trained."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1, description="batches a step")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="part of the steps")
+    decay: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step decay: parts of the steps")
+    gamma: float = Field(default=0.1, gt=0, le=1, description="step decay: factor")
+    clip_norm: float | None = Field(default=5.0, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the averaged weights")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    workers: int = Field(default=0, ge=0, description="loader processes")
+    views: int = Field(default=0, ge=0, description="distinct training views a clip, in turn; 0: a new one each epoch")
+    evaluate_every: int = Field(default=5, ge=1, description="epochs between measurements on the validation part")
+    checkpoint_steps: int = Field(default=200, ge=1)
+
+
+class Network(OpenSection):
+    """A network over one input. Further keys are options of the network."""
+
+    input: str
+    network: str
+    schedule: Options = Field(default_factory=dict, description="overrides of the recipe's schedule")
+
+
+class Teacher(Network):
+    """A teacher; trained by the run unless `checkpoint` names a trained one (.safetensors of the same network)."""
+
+    checkpoint: Path | None = None
+
+
+class Ensemble(Section):
+    """How teachers weigh against each other."""
+
+    weights: Literal["uniform", "held_out", "per_sample"] = "uniform"
+    gamma: float = Field(default=1.0, gt=0)
+    calibrate: bool = Field(default=True, description="divide each teacher's logits by its fitted temperature")
+
+
+class MethodSection(OpenSection):
+    """The method; further keys are its options."""
+
+    name: str = "kd"
+    label_weight: float = Field(default=1.0, ge=0)
+
+
+class Named(OpenSection):
+    """A named component; further keys are its options."""
+
+    name: str
+
+
+class Cache(Section):
+    """Teacher outputs on disk."""
+
+    enabled: bool = True
+    spot_check: float = Field(default=0.001, ge=0, le=1, description="part of the rows run again at start")
+    tolerance: float = Field(default=1e-4, gt=0)
+
+
+class Export(Section):
+    """What is shipped."""
+
+    onnx: bool = True
+    int8: bool = True
+    calibration_clips: int = Field(default=64, ge=1)
+    latency: bool = True
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Name
+    data: Data
+    prepare: Prepare = Prepare()
+    modalities: dict[str, Input]
+    views: Options = Field(default_factory=dict)
+    teachers: dict[Name, Teacher] = Field(default_factory=dict)
+    ensemble: Ensemble = Ensemble()
+    student: Network
+    method: MethodSection = MethodSection()
+    curriculum: Named = Named(name="all")
+    task: Named = Named(name="recognition")
+    schedule: Schedule = Schedule()
+    teacher_schedule: Options = Field(default_factory=dict, description="overrides of the schedule for all teachers")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    cache: Cache = Cache()
+    export: Export = Export()
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    runs: Path = Field(default=Path("runs"), description="folder of all runs and prepared stores")
+
+    def schedule_of(self, network: Network) -> Schedule:
+        """The schedule of a network: the recipe's, with the teachers' and the network's own overrides."""
+        shared = self.teacher_schedule if isinstance(network, Teacher) else {}
+        try:
+            return Schedule.model_validate({**self.schedule.model_dump(), **shared, **network.schedule})
+        except ValidationError as error:
+            raise RecipeError(describe_validation(error, Schedule.model_fields), where="schedule") from None
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply `a.b=value` overrides.
+
+    Raises:
+        RecipeError: unreadable file, YAML errors with their line, unknown keys, wrong types, unknown inputs.
+    """
+    if not path.is_file():
+        raise RecipeError(
+            "no such recipe", where=str(path), todo="Give the path of a YAML file, e.g. recipes/demo.yaml"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not valid YAML: {error}", where=str(path)) from None
+    if not isinstance(tree, dict):
+        raise RecipeError("a recipe is a mapping of sections", where=str(path))
+    return make_recipe(tree, overrides, where=str(path))
+
+
+def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = "recipe") -> Recipe:
+    """A checked recipe from nested dictionaries and `a.b=value` overrides."""
+    for text in overrides or []:
+        apply_override(tree, text)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe_recipe_errors(error), where=where) from None
+    for kind, network in [("student", recipe.student), *((f"teachers.{n}", t) for n, t in recipe.teachers.items())]:
+        if network.input not in recipe.modalities:
+            hint = nearest(network.input, recipe.modalities)
+            raise RecipeError(f"input {network.input!r} is not among the recipe's modalities", where=kind, todo=hint)
+        recipe.schedule_of(network)
+    return recipe
+
+
+def apply_override(tree: Options, text: str) -> None:
+    """Set one dotted key, e.g. `student.width=24`; the value is read as YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"{text!r} is not key=value", where="command line", todo="Write e.g. schedule.epochs=10")
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = node.setdefault(name, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise RecipeError(f"{key!r} passes through {name!r}, which is no section", where="command line")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"the value of {text!r} is not valid YAML", where="command line") from None
+
+
+def describe_recipe_errors(error: ValidationError) -> str:
+    """Like `describe_validation`, with the known keys of the section in which each unknown key stands."""
+    problems = []
+    for item in error.errors():
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(item["loc"][:-1])
+            path = ".".join(str(part) for part in item["loc"])
+            problems.append(f"unknown key {path!r} ({nearest(str(item['loc'][-1]), known)})")
+        elif item["type"] == "missing":
+            problems.append(f"{'.'.join(map(str, item['loc']))!r} is missing")
+        else:
+            problems.append(f"{'.'.join(map(str, item['loc']))!r}: {item['msg']} (got {item['input']!r})")
+    return "; ".join(problems)
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,151 @@
+"""From a prepared store to batches: which (clip, view) comes when, and how its tensors are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from vidistill.core.seeds import generator
+from vidistill.core.types import Batch, Signal, View
+from vidistill.data.store import Store
+from vidistill.data.views import ClipShape, ViewPolicy
+
+Key = tuple[int, int]
+"""(clip index in the store, view number)"""
+
+
+class Encoding(Protocol):
+    """How a signal becomes a network's input: what `batches` needs of a modality."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor, without batch."""
+
+    def encode(self, signal: Signal, view: View) -> torch.Tensor:
+        """The signal as seen by the view, float32 of `shape`."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One network input: a name in the recipe, the modality it reads, and its encoding."""
+
+    name: str
+    modality: str
+    encoding: Any
+
+
+@dataclass
+class Sample:
+    """One clip under one view, before batching."""
+
+    key: Key
+    inputs: dict[str, torch.Tensor | None]
+    labels: dict[str, int]
+    present: dict[str, bool]
+
+
+class ViewDataset(Dataset[Sample]):
+    """Random access to (clip, view number); pure, so any worker gives the same sample.
+
+    Args:
+        store: prepared clips.
+        inputs: what to make tensors of.
+        policy: how views are drawn.
+        seed: seed of training views; None gives test views.
+        presence: further inputs (name -> modality) of which only the presence is wanted, as cached teachers need.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        inputs: Sequence[Input],
+        policy: ViewPolicy,
+        seed: int | None,
+        presence: Mapping[str, str] | None = None,
+    ) -> None:
+        self.store, self.inputs, self.policy, self.seed = store, tuple(inputs), policy, seed
+        self.presence = {**(presence or {}), **{i.name: i.modality for i in inputs}}
+        self._labels = {head: store.labels(head) for head in store.classes}
+
+    def view(self, key: Key) -> View:
+        """The view of a key."""
+        index, number = key
+        clip = self.store.clips[index].id
+        shape = clip_shape(self.store, index)
+        if self.seed is None:
+            return self.policy.test(clip, number, shape)
+        return self.policy.train(self.seed, clip, number, shape)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, _ = key
+        view = self.view(key)
+        present = {name: self.store.has(index, modality) for name, modality in self.presence.items()}
+        tensors = {
+            item.name: item.encoding.encode(self.store.signal(index, item.modality), view)
+            if present[item.name]
+            else None
+            for item in self.inputs
+        }
+        return Sample(key, tensors, {head: int(values[index]) for head, values in self._labels.items()}, present)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Stack samples; an absent modality is zeros with `present` False."""
+        shapes = {item.name: item.encoding.shape for item in self.inputs}
+        absent = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        inputs = {
+            name: torch.stack([absent[name] if s.inputs[name] is None else s.inputs[name] for s in samples])  # type: ignore[misc]
+            for name in shapes
+        }
+        return Batch(
+            inputs=inputs,
+            labels={head: torch.tensor([s.labels[head] for s in samples]) for head in self._labels},
+            clip=torch.tensor([s.key[0] for s in samples]),
+            view=torch.tensor([s.key[1] for s in samples]),
+            present={name: torch.tensor([s.present[name] for s in samples]) for name in self.presence},
+        )
+
+
+def clip_shape(store: Store, index: int) -> ClipShape:
+    """Frames, rate and aspect of a clip's reference modality."""
+    height, width = store.frame_size(index)
+    return ClipShape(store.frames(index), store.rate(index), width / height)
+
+
+def loader(dataset: ViewDataset, batches: Sequence[Sequence[Key]], workers: int = 0) -> Iterator[Batch]:
+    """Iterate over given batches of keys, in their order, with any number of worker processes."""
+    if not batches:
+        return iter(())
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=min(workers, len(batches)),
+            collate_fn=dataset.collate,
+        )
+    )
+
+
+def epoch_batches(indices: NDArray[np.int64], epoch: int, view: int, seed: int, batch_size: int) -> list[list[Key]]:
+    """The shuffled batches of an epoch, every clip once; the order depends on (seed, epoch) alone.
+
+    A last batch smaller than half the batch size is merged into the one before, so that no step rests on a handful of
+    clips. Several processes take every n-th key of each batch.
+    """
+    order = generator(seed, "order", epoch).permutation(indices)
+    count = max(1, int(np.floor(len(order) / batch_size + 0.5)))
+    bounds = [min(i * batch_size, len(order)) for i in range(count)] + [len(order)]
+    return [[(int(i), view) for i in order[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def fixed_batches(
+    indices: NDArray[np.int64], views: int, batch_size: int, rank: int = 0, processes: int = 1
+) -> list[list[Key]]:
+    """All test views of the clips in a fixed order, cut in batches; each process takes its own clips."""
+    keys = [(int(i), v) for i in indices[rank::processes] for v in range(views)]
+    return [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]

@@ -1,0 +1,8 @@
+"""Readers of data sets as they lie on disk: `FORMATS.get(name)(root, **options)` gives a `Manifest`."""
+
+from __future__ import annotations
+
+from vidistill.data.formats import folder, hmdb51, jhmdb, manifest_csv, ucf101, utd_mhad
+from vidistill.data.formats.base import FORMATS
+
+__all__ = ["FORMATS", "folder", "hmdb51", "jhmdb", "manifest_csv", "ucf101", "utd_mhad"]

@@ -1,0 +1,118 @@
+"""Views: where and when to look at a clip. A view is a pure function of (policy, seed, clip, number).
+
+Training views are drawn at random from a counter-based generator, test views lie on a fixed grid. All modalities of
+a clip receive the same view, so a flow teacher sees what the RGB student sees, and a view can be a key of a cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidistill.core.errors import RecipeError
+from vidistill.core.seeds import generator
+from vidistill.core.types import Colour, View
+from vidistill.data.sampling import dense_indices, uniform_indices
+
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What a policy must know of a clip: frames and frames per second of its reference modality, width / height."""
+
+    frames: int
+    rate: float
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """How views are drawn.
+
+    Attributes:
+        frames: frames a view.
+        sampling: `uniform` takes one frame from each of `frames` equal parts of the clip (random within its part in
+            training, its middle in testing); `dense` takes frames `stride` apart from a window of the clip.
+        stride: step of `dense` sampling, in frames of the reference modality.
+        aspect: width / height of the crop in pixels; None keeps the whole frame, whatever its shape.
+        scale: range of the crop's area in training, as a fraction of the largest crop of that aspect.
+        stretch: the crop's aspect is multiplied by a factor drawn log-uniformly from [1 / stretch, stretch].
+        flip: probability of a horizontal mirror in training. 0 where left and right tell classes apart.
+        colour: strength of colour jitter in training: factors are drawn from 1 +- colour, hue from +- colour / 4.
+        test_clips: test views in time.
+        test_crops: test views in space, 1 (centre) or 3 (start, middle, end of the longer side; needs `aspect`).
+    """
+
+    frames: int = 8
+    sampling: Literal["uniform", "dense"] = "uniform"
+    stride: int = 2
+    aspect: float | None = None
+    scale: tuple[float, float] = (0.5, 1.0)
+    stretch: float = 1.15
+    flip: float = 0.0
+    colour: float = 0.0
+    test_clips: int = 1
+    test_crops: Literal[1, 3] = 1
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.test_clips < 1 or self.stride < 1:
+            raise RecipeError("frames, stride and test_clips are at least 1", where="views")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise RecipeError(f"scale {self.scale} is not a range within (0, 1]", where="views")
+        if self.stretch < 1 or not 0 <= self.flip <= 1 or not 0 <= self.colour < 1:
+            raise RecipeError("stretch >= 1, 0 <= flip <= 1 and 0 <= colour < 1 are required", where="views")
+        if self.test_crops == 3 and self.aspect is None:
+            raise RecipeError("three test crops need an aspect", where="views", todo="Set views.aspect, e.g. 1.0")
+
+    @property
+    def test_views(self) -> int:
+        """Number of test views a clip."""
+        return self.test_clips * self.test_crops
+
+    def key(self) -> dict[str, object]:
+        """What identifies the policy in a cache key."""
+        return asdict(self)
+
+    def train(self, seed: int, clip: str, number: int, shape: ClipShape) -> View:
+        """The training view `number` of a clip: the same for the same (policy, seed, clip, number)."""
+        random = generator(seed, "view", clip, number)
+        indices = self._indices(shape.frames, 1, random)[0]
+        width, height = largest_crop(self.aspect, shape.aspect)
+        area = random.uniform(*self.scale)
+        ratio = float(np.exp(random.uniform(-1, 1) * np.log(self.stretch)))
+        width = min(1.0, width * float(np.sqrt(area * ratio)))
+        height = min(1.0, height * float(np.sqrt(area / ratio)))
+        x, y = float(random.uniform(0, 1 - width)), float(random.uniform(0, 1 - height))
+        flip = bool(random.uniform() < self.flip)
+        colour = None
+        if self.colour > 0:
+            factors = 1 + self.colour * random.uniform(-1, 1, 3)
+            colour = Colour(*(float(f) for f in factors), hue=float(random.uniform(-1, 1)) * self.colour / 4)
+        return View(clip, number, indices / shape.rate, (x, y, x + width, y + height), flip, colour)
+
+    def test(self, clip: str, number: int, shape: ClipShape) -> View:
+        """The test view `number` in [0, test_views): number = crop * test_clips + clip."""
+        crop, part = divmod(number, self.test_clips)
+        indices = self._indices(shape.frames, self.test_clips, None)[part]
+        width, height = largest_crop(self.aspect, shape.aspect)
+        place = 0.5 if self.test_crops == 1 else (0.0, 0.5, 1.0)[crop]
+        x, y = place * (1 - width), place * (1 - height)
+        return View(clip, number, indices / shape.rate, (x, y, x + width, y + height))
+
+    def _indices(self, length: int, clips: int, random: np.random.Generator | None) -> NDArray[np.int64]:
+        """Frame indices (clips, frames); `random` None gives the fixed test positions."""
+        if self.sampling == "uniform":
+            return uniform_indices(length, self.frames, clips, generator=random)
+        return dense_indices(length, self.frames, self.stride, clips, generator=random)
+
+
+def largest_crop(aspect: float | None, frame_aspect: float) -> tuple[float, float]:
+    """Width and height, as fractions of the frame, of the largest crop whose pixels have the given aspect."""
+    if aspect is None:
+        return 1.0, 1.0
+    return min(1.0, aspect / frame_aspect), min(1.0, frame_aspect / aspect)

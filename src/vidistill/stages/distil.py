@@ -1,0 +1,96 @@
+"""Stage `distil`: for every seed the student alone and the student distilled, on the same views, order and budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vidistill.core.registry import check_options
+from vidistill.methods.base import METHODS, Method, MethodContext, build_method
+from vidistill.models import Network
+from vidistill.stages.networks import folder_of, is_trained, load_trained, train_network
+from vidistill.stages.run import Run
+from vidistill.stages.teachers import bind_teachers, file_hash
+from vidistill.teachers.group import Teachers
+
+
+def student_key(run: Run, seed: int) -> dict[str, Any]:
+    """What a student alone depends on."""
+    section = run.recipe.student
+    return {**run.key_of(section, run.recipe.schedule_of(section)), "seed": seed, "role": "student"}
+
+
+def distilled_key(run: Run, seed: int) -> dict[str, Any]:
+    """What a distilled student depends on: the student, its teachers' weights, and how it is taught."""
+    recipe = run.recipe
+    weights = {name: file_hash(folder_of(run, f"teacher-{name}") / "model.safetensors") for name in recipe.teachers}
+    return {
+        **student_key(run, seed),
+        "teachers": weights,
+        "inputs": {name: run.describe_input(section.input) for name, section in recipe.teachers.items()},
+        "method": recipe.method.model_dump(mode="json"),
+        "ensemble": recipe.ensemble.model_dump(mode="json"),
+        "curriculum": recipe.curriculum.model_dump(mode="json"),
+        "cached": recipe.cache.enabled,
+    }
+
+
+def train_students(run: Run) -> None:
+    """Train what is not trained yet."""
+    recipe = run.recipe
+    for seed in recipe.seeds:
+        train_network(run, f"alone-seed{seed}", recipe.student, seed, student_key(run, seed))
+    missing = [s for s in recipe.seeds if not is_trained(run, f"distilled-seed{s}", distilled_key(run, s))]
+    if not recipe.teachers or not missing:
+        return
+    shapes = {name: load_trained(run, f"teacher-{name}", section) for name, section in recipe.teachers.items()}
+    features = features_wanted(run, shapes)
+    teachers, live_inputs = bind_teachers(run, features)
+    for seed in missing:
+        network = run.network(recipe.student, seed, "student")
+        method = make_method(run, network, shapes, teachers)
+        train_network(
+            run,
+            f"distilled-seed{seed}",
+            recipe.student,
+            seed,
+            distilled_key(run, seed),
+            network=network,
+            method=method,
+            teachers=teachers,
+            live_inputs=live_inputs,
+        )
+
+
+def make_method(run: Run, student: Network, networks: dict[str, Network], teachers: Teachers | None) -> Method:
+    """The recipe's method between a student and its teachers. Its own parameters follow the student's seed."""
+
+    def part(teacher: str, name: str) -> nn.Module:
+        if teachers is None:
+            return networks[teacher].get_submodule(name)
+        return teachers.members[teacher].part(name)
+
+    context = MethodContext(
+        student_dim=student.embedding_dim,
+        teacher_dims={name: network.embedding_dim for name, network in networks.items()},
+        classes=run.task.classes,
+        parts=part,
+        teacher_inputs={name: section.input for name, section in run.recipe.teachers.items()},
+        student_shapes=student.feature_shapes(),
+        teacher_shapes={name: network.feature_shapes() for name, network in networks.items()},
+    )
+    section = run.recipe.method
+    return build_method(section.name, context, section.options, where="method")
+
+
+def features_wanted(run: Run, networks: dict[str, Network]) -> tuple[str, ...]:
+    """Names of the teachers' features that the method asks for."""
+    student = run.network(run.recipe.student, 0, "student")
+    return make_method(run, student, networks, None).teacher_features
+
+
+def check_method(run: Run) -> None:
+    """Refuse a misspelt method or option before anything is trained."""
+    section = run.recipe.method
+    check_options(METHODS.get(section.name, "method"), section.options, f"method.{section.name}", skip=1)

@@ -1,0 +1,195 @@
+"""Stage `evaluate`: the result table. Test clips only; every number with its interval.
+
+Intervals of several seeds resample clips and seeds together: each of 1000 draws takes N clips and S seeds with
+replacement and averages the metric over the seeds drawn. The gain is paired: in each draw both students answer for
+the same clips and the same seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidistill.core.seeds import generator
+from vidistill.deploy.measure import gmacs, latency, parameters
+from vidistill.stages.networks import folder_of, load_trained, predict
+from vidistill.stages.run import Run, read_json, write_json
+from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
+from vidistill.tasks import metrics as measure
+from vidistill.training.evaluate import Predictions
+
+RESAMPLES = 1000
+LOWER_IS_BETTER = ("ece", "nll")
+Statistics = dict[str, measure.Statistic]
+
+
+def evaluate_run(run: Run) -> dict[str, Any]:
+    """Predict the test clips with every network of the run and write `results.json`."""
+    recipe = run.recipe
+    groups: dict[str, list[Predictions]] = {"alone": [], "distilled": []}
+    for seed in recipe.seeds:
+        for role in ("alone", "distilled") if recipe.teachers else ("alone",):
+            name = f"{role}-seed{seed}"
+            network = load_trained(run, name, recipe.student)
+            groups[role].append(predict(run, name, network, recipe.student.input, "test"))
+    rows = _teacher_rows(run)
+    for role, predictions in groups.items():
+        if predictions:
+            rows.append(_row(run, role, role, predictions, list(recipe.seeds), f"{role}-seed{recipe.seeds[0]}"))
+    results = {
+        "test_split": "test",
+        "clips": len(groups["alone"][0].clip),
+        "rows": rows,
+        "gain": _gain(run, groups) if recipe.teachers else {},
+        **_details(run, groups),
+    }
+    if run.main:
+        write_json(run.folder / "results.json", results)
+    return results
+
+
+def _teacher_rows(run: Run) -> list[dict[str, Any]]:
+    if not run.recipe.teachers:
+        return []
+    rows, predictions = [], {}
+    for name, section in run.recipe.teachers.items():
+        label = f"teacher-{name}"
+        predictions[name] = predict(run, label, load_trained(run, label, section), section.input, "test")
+        rows.append(_row(run, "teacher", name, [predictions[name]], [0], label))
+    weighting = fit_weighting(run, {name: validation(run, name) for name in run.recipe.teachers})
+    together = combine_predictions(run, predictions, weighting)
+    rows.append(_row(run, "ensemble", "ensemble", [together], [0], None))
+    return rows
+
+
+def _row(
+    run: Run, role: str, name: str, predictions: Sequence[Predictions], seeds: list[int], label: str | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": label or role,
+        "role": role,
+        "name": name,
+        "seeds": seeds,
+        "clips": len(predictions[0].clip),
+        "metrics": over_seeds([run.task.statistics(p.logits, p.labels) for p in predictions], len(predictions[0].clip)),
+    }
+    if label is None:
+        return row
+    folder = folder_of(run, label)
+    section = run.recipe.teachers[name] if role == "teacher" else run.recipe.student
+    network = load_trained(run, label, section)
+    history = [r["seconds"] for r in read_history(run, label)]
+    row["parameters"] = parameters(network)
+    row["gmacs"] = gmacs(network, network.input_shape)
+    row["minutes_per_epoch"] = float(np.mean(history)) / 60 if history else None
+    if run.recipe.export.latency and role != "distilled" and run.main:
+        measured = latency(model_folder=folder, threads=[1], seconds=0.5)
+        row["latency_ms"] = next(iter(measured.values()))["median_ms"]
+    return row
+
+
+def over_seeds(statistics: Sequence[Statistics], clips: int) -> dict[str, dict[str, Any]]:
+    """Mean over seeds of every metric, its values a seed, and its 95 % interval over clips and seeds."""
+    everything = np.ones((1, clips))
+    values = {name: [float(s[name](everything)[0]) for s in statistics] for name in statistics[0]}
+    drawn = {name: _resample([s[name] for s in statistics], clips) for name in statistics[0]}
+    return {
+        name: {
+            "value": float(np.mean(values[name])),
+            "low": float(np.nanpercentile(drawn[name], 2.5)),
+            "high": float(np.nanpercentile(drawn[name], 97.5)),
+            "per_seed": values[name],
+        }
+        for name in values
+    }
+
+
+def _resample(statistics: Sequence[measure.Statistic], clips: int) -> NDArray[np.float64]:
+    """The mean over resampled seeds on resampled clips, (RESAMPLES,)."""
+    values = np.concatenate([np.stack([s(d) for s in statistics]) for d in measure.draws(clips, RESAMPLES, 0)], 1)
+    seeds = generator(0, "bootstrap seeds").integers(0, len(statistics), (len(statistics), RESAMPLES))
+    return np.take_along_axis(values, seeds, 0).mean(0)
+
+
+def _gain(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, dict[str, Any]]:
+    """Distilled minus alone, paired by seed and clip. `paid`: the interval is on the better side of zero."""
+    pairs: list[Statistics] = []
+    for alone, distilled in zip(groups["alone"], groups["distilled"], strict=True):
+        a = run.task.statistics(alone.logits, alone.labels)
+        d = run.task.statistics(distilled.logits, distilled.labels)
+        pairs.append({name: _difference(d[name], a[name]) for name in a})
+    gains = over_seeds(pairs, len(groups["alone"][0].clip))
+    for name, gain in gains.items():
+        sign = -1 if name.endswith(LOWER_IS_BETTER) else 1
+        better, worse = sorted((sign * gain["low"], sign * gain["high"]))
+        gain["paid"] = True if better > 0 else False if worse < 0 else None
+    return gains
+
+
+def _difference(first: measure.Statistic, second: measure.Statistic) -> measure.Statistic:
+    return lambda counts: first(counts) - second(counts)
+
+
+def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
+    """Per-class accuracy, confusion and reliability, averaged or pooled over seeds."""
+    per_class: dict[str, Any] = {}
+    confusion: dict[str, Any] = {}
+    for head, classes in run.task.classes.items():
+        names = run.store.classes[head]
+        table: dict[str, dict[str, Any]] = {name: {} for name in names}
+        confusion[head] = {}
+        for role, predictions in groups.items():
+            if not predictions:
+                continue
+            each = [measure.per_class_accuracy(p.logits[head], p.labels[head], classes) for p in predictions]
+            means, counts = np.mean([e[0] for e in each], 0), each[0][1]
+            for name, value, count in zip(names, means, counts, strict=True):
+                table[name][role] = None if np.isnan(value) else float(value)
+                table[name]["clips"] = int(count)
+            matrices = [measure.confusion(p.logits[head], p.labels[head], classes) for p in predictions]
+            confusion[head][role] = np.sum(matrices, 0).tolist()
+        per_class[head] = table
+    head = next(iter(run.task.classes))
+    reliability = {}
+    for role, predictions in groups.items():
+        if predictions:
+            logits = np.concatenate([p.logits[head] for p in predictions])
+            labels = np.concatenate([p.labels[head] for p in predictions])
+            reliability[role] = measure.reliability(logits, labels)
+    return {"per_class": per_class, "confusion": confusion, "reliability": reliability}
+
+
+def read_history(run: Run, label: str) -> list[dict[str, Any]]:
+    """The epochs of a network's training."""
+    import json
+
+    path = folder_of(run, label) / "history.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def describe_data(run: Run) -> None:
+    """Write `data.json`: what was listed, what could be used, and what could not and why."""
+    if run.main and read_json(run.folder / "data.json") != (content := _data(run)):
+        write_json(run.folder / "data.json", content)
+
+
+def _data(run: Run) -> dict[str, Any]:
+    store = run.store
+    modalities = {
+        name: {"clips": int(store.present(name).sum()), "provenance": store.provenance.get(name, {})}
+        for name in store.modalities
+    }
+    splits = {name: len(store.indices(name)) for name in ("train", "val", "test")}
+    problems = [{"clip": p.clip, "kind": p.kind, "message": p.message} for p in store.problems]
+    return {
+        **store.manifest_summary,
+        "problems": problems,
+        "splits": splits,
+        "classes": store.classes,
+        "modalities": modalities,
+    }

@@ -1,0 +1,117 @@
+"""Stage `export`: the student that ships, as ONNX and int8, and what each form costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidistill.data.batches import fixed_batches, loader
+from vidistill.data.manifest import resolve
+from vidistill.deploy.export import export_onnx
+from vidistill.deploy.measure import decode_latency, gmacs, latency, parameters
+from vidistill.deploy.quantise import quantise_int8
+from vidistill.deploy.session import predict_logits, read_metadata
+from vidistill.modalities import MODALITIES
+from vidistill.stages.evaluate import read_history
+from vidistill.stages.networks import folder_of, load_trained
+from vidistill.stages.run import Run, write_json
+
+BATCH = 16
+
+
+def shipped(run: Run) -> str:
+    """The student to ship: of the best seed by validation accuracy; distilled where there are teachers."""
+    role = "distilled" if run.recipe.teachers else "alone"
+    head = next(iter(run.task.classes))
+
+    def score(seed: int) -> float:
+        measured = [r["val"] for r in read_history(run, f"{role}-seed{seed}") if r["val"]]
+        return float(measured[-1][f"{head}/top1"]) if measured else 0.0
+
+    return f"{role}-seed{max(run.recipe.seeds, key=score)}"
+
+
+def export_run(run: Run) -> dict[str, Any]:
+    """Write `export/student.onnx`, `student.int8.onnx` and `export.json`."""
+    section, student = run.recipe.export, run.recipe.student
+    name = shipped(run)
+    network = load_trained(run, name, student)
+    folder = run.folder / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = {head: list(run.store.classes[head]) for head in run.task.classes}
+    onnx = folder / "student.onnx"
+    result: dict[str, Any] = {"student": name, "parameters": parameters(network)}
+    result["gmacs"] = gmacs(network, network.input_shape)
+    result["onnx"] = export_onnx(network, network.input_shape, classes, metadata(run, name), onnx)
+    int8 = None
+    if section.int8:
+        int8 = folder / "student.int8.onnx"
+        batches = list(encoded(run, run.store.indices("train")[:: _stride(run)]))
+        result["int8"] = quantise_int8(onnx, batches, int8)
+        result["int8"] |= _accuracy_cost(run, onnx, int8)
+    if section.latency:
+        result["latency"] = latency(folder_of(run, name), onnx, int8, seconds=1.0)
+        video = _a_video(run)
+        if video is not None:
+            result["decode_ms"] = decode_latency(video, read_metadata(onnx))["median_ms"]
+    write_json(folder / "export.json", result)
+    return result
+
+
+def metadata(run: Run, name: str) -> dict[str, Any]:
+    """What the exported file must know to predict from a video."""
+    sources = {}
+    for modality in {run.input(run.recipe.student.input).modality, "rgb"}:
+        kind = MODALITIES.get(modality)
+        sources[modality] = asdict(kind.Source(**run.recipe.prepare.sources.get(modality, {})))
+    train = run.store.indices("train")
+    return {
+        "input": run.describe_input(run.recipe.student.input),
+        "view": run.policy.key(),
+        "sources": json.loads(json.dumps(sources)),
+        "duration": float(np.median([run.store.duration(int(i)) for i in train[:200]])),
+        "model": f"{run.recipe.name}/{name}",
+    }
+
+
+def encoded(run: Run, clips: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    """The student's input for the first test view of some clips, batch by batch."""
+    name = run.recipe.student.input
+    have = clips[run.store.present(run.input(name).modality)[clips]]
+    for batch in loader(run.dataset([name], False), fixed_batches(have, 1, BATCH)):
+        yield batch.inputs[name].numpy()
+
+
+def _stride(run: Run) -> int:
+    return max(1, len(run.store.indices("train")) // run.recipe.export.calibration_clips)
+
+
+def _accuracy_cost(run: Run, onnx: Any, int8: Any) -> dict[str, float]:
+    """Top-1 of both files on the first test view of every test clip, in the task's first head."""
+    head = next(iter(run.task.classes))
+    name = run.recipe.student.input
+    clips = run.store.indices("test")
+    clips = clips[run.store.present(run.input(name).modality)[clips]]
+    labels = run.store.labels(head)[clips]
+    right = {}
+    for kind, path in (("fp32", onnx), ("int8", int8)):
+        logits = predict_logits(path, encoded(run, clips))[head]
+        right[kind] = float((logits.argmax(1) == labels)[labels >= 0].mean())
+    return {"top1_fp32": right["fp32"], "top1_int8": right["int8"], "drop": right["fp32"] - right["int8"]}
+
+
+def _a_video(run: Run) -> Any:
+    """A video file of the set that holds the student's modality, or RGB to derive it from; None where there is none."""
+    modality = run.input(run.recipe.student.input).modality
+    for index in run.store.indices("test")[:1]:
+        clip = run.store.clips[int(index)]
+        source = clip.sources.get(modality) or (clip.sources.get("rgb") if MODALITIES.get(modality).derivable else None)
+        if source is not None:
+            path, key = resolve(run.manifest.root, source)
+            return path if key is None and path.is_file() else None
+    return None

@@ -1,0 +1,160 @@
+"""Train one network of a run, or find it trained: teachers, students alone and students distilled alike."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from vidistill.core import recipe as schema
+from vidistill.core.errors import CheckpointError
+from vidistill.core.progress import progress
+from vidistill.core.seeds import digest
+from vidistill.curricula import build_curriculum
+from vidistill.methods.base import Method
+from vidistill.models import Network, load_weights, save_weights
+from vidistill.stages.run import Run, read_json, write_json
+from vidistill.teachers.group import Teachers
+from vidistill.training.evaluate import Predictions, evaluate
+from vidistill.training.loop import Training, train
+
+
+def folder_of(run: Run, name: str) -> Path:
+    """The folder of a trained network: `teacher-<name>`, `alone-seed<k>` or `distilled-seed<k>`."""
+    return run.folder / "models" / name
+
+
+def is_trained(run: Run, name: str, key: dict[str, Any]) -> bool:
+    """Whether the network `name` was trained to the end under this key."""
+    folder = folder_of(run, name)
+    job = read_json(folder / "job.json")
+    return job is not None and job["key"] == digest(key) and (folder / "model.safetensors").is_file()
+
+
+def train_network(
+    run: Run,
+    name: str,
+    section: schema.Network,
+    seed: int,
+    key: dict[str, Any],
+    *,
+    network: Network | None = None,
+    method: Method | None = None,
+    teachers: Teachers | None = None,
+    live_inputs: tuple[str, ...] = (),
+) -> Network:
+    """The network `name` of the run, trained under `key`; trained now unless it was already.
+
+    An interrupted training under the same key goes on; one under another key (the recipe changed) starts anew.
+    """
+    network = network or run.network(section, seed, name)
+    folder = folder_of(run, name)
+    if is_trained(run, name, key):
+        load_weights(network, folder / "model.safetensors")
+        return network.eval()
+    claim(run, folder, name, key)
+    schedule = run.recipe.schedule_of(section)
+    presence = [t.input for t in run.recipe.teachers.values()] if teachers else []
+    dataset = run.dataset([section.input, *live_inputs], True, presence)
+    clips = _clips_with(run, section.input, "train")
+    options = run.recipe.curriculum.options if method else {}
+    curriculum = build_curriculum(run.recipe.curriculum.name if method else "all", clips, seed, options)
+    with progress(name, len(clips) * schedule.epochs) as counter:
+        kept = train(
+            Training(
+                folder=folder,
+                network=network,
+                input_name=section.input,
+                dataset=dataset,
+                curriculum=curriculum,
+                task=run.task,
+                schedule=schedule,
+                seed=seed,
+                accelerator=run.accelerator,
+                method=method,
+                teachers=teachers,
+                label_weight=run.recipe.method.label_weight if method else 1.0,
+                validate=lambda n: measure(run, n, section.input, "val"),
+                counter=counter,
+            )
+        )
+    network.load_state_dict(kept.state_dict())
+    if run.main:
+        keep(run, folder, section, network)
+    run.accelerator.wait_for_everyone()
+    return network.eval()
+
+
+def claim(run: Run, folder: Path, name: str, key: dict[str, Any]) -> None:
+    """Make the folder ours: a training under another key is removed."""
+    job = read_json(folder / "job.json")
+    if run.main:
+        if job is not None and job["key"] != digest(key):
+            run.say(f"{name}: recipe or data changed, training anew")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "job.json", {"key": digest(key), "depends_on": key})
+    run.accelerator.wait_for_everyone()
+
+
+def keep(run: Run, folder: Path, section: schema.Network, network: Network) -> None:
+    """Write what is kept of a finished training; the weights come last, as the mark that all is there."""
+    write_json(
+        folder / "network.json",
+        {
+            "name": section.network,
+            "options": network.options,
+            "input_name": section.input,
+            "input": run.describe_input(section.input),
+            "input_shape": network.input_shape,
+            "classes": {head: run.store.classes[head] for head in run.task.classes},
+            "views": run.policy.key(),
+        },
+    )
+    save_weights(network, folder / "model.safetensors")
+    (folder / "state.pt").unlink(missing_ok=True)
+
+
+def _clips_with(run: Run, input_name: str, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    indices = run.store.indices(split)
+    return indices[run.store.present(run.input(input_name).modality)[indices]]
+
+
+def predict(run: Run, name: str, network: nn.Module, input_name: str, split: str) -> Predictions:
+    """Predictions of a trained network on a split; read from its folder where they were made before."""
+    path = folder_of(run, name) / ("predictions.npz" if split == "test" else f"predictions-{split}.npz")
+    if path.is_file():
+        return Predictions.load(path)
+    predictions = predict_now(run, network, input_name, split)
+    if run.main:
+        predictions.save(path)
+    run.accelerator.wait_for_everyone()
+    return predictions
+
+
+def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Predictions:
+    """Run a network over all test views of a split."""
+    network.to(run.accelerator.device)
+    return evaluate(network, run.dataset([input_name], False), run.store.indices(split), input_name, run.accelerator)
+
+
+def measure(run: Run, network: nn.Module, input_name: str, split: str) -> dict[str, float]:
+    """Point metrics on a split, for a training's history; empty where the split is."""
+    if not len(_clips_with(run, input_name, split)):
+        return {}
+    predictions = predict_now(run, network, input_name, split)
+    metrics = run.task.metrics(predictions.logits, predictions.labels, bootstrap=0)
+    return {name: interval.value for name, interval in metrics.items()}
+
+
+def load_trained(run: Run, name: str, section: schema.Network) -> Network:
+    """A network that must have been trained."""
+    network = run.network(section, 0, name)
+    path = folder_of(run, name) / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{name} is not trained yet", where=str(path), todo="Run the earlier stages first")
+    load_weights(network, path)
+    return network.eval()

@@ -1,0 +1,246 @@
+"""A run: a recipe bound to a folder, and the parts that several stages need, made once from the recipe."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+import vidistill
+from vidistill.core import recipe as schema
+from vidistill.core.errors import RecipeError, StoreError
+from vidistill.core.progress import console, progress
+from vidistill.core.recipe import Recipe, dump_recipe
+from vidistill.core.registry import check_options, nearest
+from vidistill.core.seeds import integer_seed
+from vidistill.data.batches import Input, ViewDataset
+from vidistill.data.formats import FORMATS
+from vidistill.data.manifest import Manifest, carve_validation, check
+from vidistill.data.prepare import ModalitySource, prepare, store_hash
+from vidistill.data.store import Store
+from vidistill.data.views import ViewPolicy
+from vidistill.modalities import MODALITIES, SignalAbsent
+from vidistill.models import Network, build_network
+from vidistill.tasks.recognition import Recognition
+
+VIEW_SEED = 0
+"""Views are shared by all seeds of a run, so that one cache of teacher outputs serves them all."""
+
+
+class Run:
+    """A recipe and its folder. Parts are made when first asked for."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator | None = None) -> None:
+        self.recipe = recipe
+        self.folder = recipe.runs / recipe.name
+        precision = "bf16" if recipe.schedule.precision == "bf16" else "no"
+        self.accelerator = accelerator or Accelerator(
+            mixed_precision=precision, log_with=list(recipe.track) or None, project_dir=str(self.folder)
+        )
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def say(self, text: str) -> None:
+        """A line for the user, from the main process."""
+        if self.main:
+            console.print(text)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The clips, with a validation part carved from train where the data has none."""
+        data = self.recipe.data
+        reader = FORMATS.get(data.format, where="data.format")
+        if not data.root.exists():
+            raise RecipeError(f"no such folder: {data.root}", where="data.root", todo="Set data.root=/path/to/the/set")
+        manifest = reader(data.root, **check_options(reader, data.options, "data", skip=1))
+        heads = self.recipe.task.options.get("heads", ())
+        for warning in check(manifest, heads):
+            self.say(f"[yellow]note[/yellow] {warning}")
+        if data.validation > 0:
+            manifest = carve_validation(manifest, data.validation, data.split_seed, data.validation_by)
+        return manifest
+
+    @cached_property
+    def modality_sources(self) -> dict[str, ModalitySource]:
+        """How each modality that some input reads is loaded or derived."""
+        wanted = {item.modality or name for name, item in self.recipe.modalities.items()}
+        for name in self.recipe.prepare.sources:
+            if name not in wanted and name not in MODALITIES:
+                hint = nearest(name, wanted)
+                raise RecipeError(f"unknown modality {name!r}", where="prepare.sources", todo=hint)
+        sources = {name: self._source(name) for name in sorted(wanted)}
+        if "rgb" not in sources and any(source.derive for source in sources.values()):
+            sources["rgb"] = self._source("rgb", store=False)
+        return sources
+
+    def _source(self, name: str, store: bool = True) -> ModalitySource:
+        modality = MODALITIES.get(name, where="modalities")
+        place = f"prepare.sources.{name}"
+        options = modality.Source(**check_options(modality.Source, self.recipe.prepare.sources.get(name, {}), place))
+        derive = functools.partial(modality.derive, options=options) if modality.derivable else None
+        load = functools.partial(modality.load, options=options)
+        return ModalitySource(name, load, derive, options.provenance(), store, absent=(SignalAbsent,))
+
+    @cached_property
+    def store_folder(self) -> Path:
+        """Where the prepared data lies; named by what decides it and shared by all runs of the `runs` folder."""
+        key = store_hash(self.manifest, self.modality_sources, min_frames=self.recipe.prepare.min_frames)
+        return self.recipe.runs / "prepared" / f"{self.recipe.data.format}-{key[:12]}"
+
+    @cached_property
+    def store(self) -> Store:
+        """The prepared clips; prepared now where they are not yet."""
+        section = self.recipe.prepare
+        if self.main:
+            with progress("prepare", len(self.manifest.clips)) as counter:
+                prepare(
+                    self.manifest,
+                    self.store_folder,
+                    self.modality_sources,
+                    workers=section.workers,
+                    skip_limit=section.skip_limit,
+                    min_frames=section.min_frames,
+                    progress=lambda done, total: counter.advance(done - counter.done),
+                )
+        self.accelerator.wait_for_everyone()
+        return Store.open(self.store_folder)
+
+    @cached_property
+    def policy(self) -> ViewPolicy:
+        """How views are drawn."""
+        return ViewPolicy(**check_options(ViewPolicy, self.recipe.views, "views"))
+
+    @cached_property
+    def task(self) -> Recognition:
+        """The task over the store's classes."""
+        options = dict(self.recipe.task.options)
+        heads = tuple(options.pop("heads", ())) or tuple(self.store.classes)
+        for head in heads:
+            if head not in self.store.classes:
+                hint = nearest(head, self.store.classes)
+                raise RecipeError(f"the data has no label {head!r}", where="task.heads", todo=hint)
+        classes = {head: len(self.store.classes[head]) for head in heads}
+        return Recognition(**check_options(Recognition, {**options, "classes": classes}, "task"))
+
+    def input(self, name: str) -> Input:
+        """One network input of the recipe."""
+        section = self.recipe.modalities[name]
+        modality = section.modality or name
+        kind = MODALITIES.get(modality, where=f"modalities.{name}")
+        encoding = kind(**check_options(kind, section.options, f"modalities.{name}"))
+        encoding = encoding.with_frames(self.policy.frames)
+        have = self.store.present(modality).nonzero()[0] if modality in self.store.modalities else []
+        if not len(have):
+            raise RecipeError(
+                f"no clip has the modality {modality!r}", where=f"modalities.{name}", todo="Leave this input out"
+            )
+        return Input(name, modality, encoding.fitted(self.store.signal(int(have[0]), modality)))
+
+    def dataset(self, inputs: Iterable[str], train: bool, presence: Iterable[str] = ()) -> ViewDataset:
+        """Training or test views with these inputs; of `presence` only whether clips have them."""
+        named = {name: self.input(name).modality for name in presence}
+        seed = VIEW_SEED if train else None
+        return ViewDataset(self.store, [self.input(n) for n in dict.fromkeys(inputs)], self.policy, seed, named)
+
+    def network(self, section: schema.Network, seed: int, where: str) -> Network:
+        """A new network of the recipe; the same seed gives the same initial weights."""
+        shape = self.input(section.input).encoding.shape
+        torch.manual_seed(integer_seed(seed, "network"))
+        return build_network(section.network, shape, self.task.classes, section.options, where=where)
+
+    def key_of(self, section: schema.Network, schedule: schema.Schedule) -> dict[str, Any]:
+        """What a network trained by this recipe depends on, short of its seed."""
+        return {
+            "store": self.store.hash,
+            "input": self.describe_input(section.input),
+            "network": [section.network, section.options],
+            "views": self.policy.key(),
+            "schedule": training_key(schedule),
+            "task": self.recipe.task.options,
+            "precision": str(self.accelerator.mixed_precision),
+        }
+
+    def describe_input(self, name: str) -> dict[str, Any]:
+        """An input as JSON: its modality and every option of its encoding."""
+        item = self.input(name)
+        options = {f.name: getattr(item.encoding, f.name) for f in fields(item.encoding)}
+        return {"modality": item.modality, **json.loads(json.dumps(options))}
+
+
+def training_key(schedule: schema.Schedule) -> dict[str, Any]:
+    """The part of a schedule that changes weights: not how often they are measured or saved, nor who loads clips."""
+    return schedule.model_dump(mode="json", exclude={"evaluate_every", "checkpoint_steps", "workers"})
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a run rest on besides the recipe."""
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "vidistill": vidistill.__version__,
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON beside and rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        beside.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write ({error.strerror})", where=str(path), todo="Free disk space") from error
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content, or None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def start(run: Run) -> None:
+    """Make the run's folder and note recipe and environment."""
+    if run.main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "recipe.yaml").write_text(dump_recipe(run.recipe), encoding="utf-8")
+        write_json(run.folder / "environment.json", environment())
+    run.accelerator.wait_for_everyone()

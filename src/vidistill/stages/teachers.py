@@ -1,0 +1,237 @@
+"""Stages `teachers` and `audit`: train the teachers, judge them, and bind them together for the students."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vidistill.core import recipe as schema
+from vidistill.core.errors import RecipeError
+from vidistill.core.seeds import digest
+from vidistill.models import Network, load_weights
+from vidistill.stages.networks import claim, folder_of, is_trained, keep, load_trained, predict, train_network
+from vidistill.stages.run import VIEW_SEED, Run, write_json
+from vidistill.teachers import audit as judge
+from vidistill.teachers.cached import CachedTeacher, fill_cache
+from vidistill.teachers.ensemble import combine, uniform_weights
+from vidistill.teachers.group import Teacher, Teachers, Weighting
+from vidistill.teachers.live import LiveTeacher
+from vidistill.training.evaluate import Predictions
+
+TEACHER_SEED = 0
+
+
+def teacher_key(run: Run, name: str) -> dict[str, Any]:
+    """What a teacher depends on."""
+    section = run.recipe.teachers[name]
+    key = {**run.key_of(section, run.recipe.schedule_of(section)), "seed": TEACHER_SEED, "role": "teacher"}
+    return {**key, "checkpoint": file_hash(section.checkpoint)} if section.checkpoint else key
+
+
+def train_teachers(run: Run) -> None:
+    """Train every teacher that is not trained yet; one with a checkpoint is loaded instead and kept the same way."""
+    for name, section in run.recipe.teachers.items():
+        label, key = f"teacher-{name}", teacher_key(run, name)
+        if is_trained(run, label, key):
+            continue
+        if section.checkpoint is None:
+            train_network(run, label, section, TEACHER_SEED, key)
+            continue
+        network = run.network(section, TEACHER_SEED, label)
+        if not section.checkpoint.is_file():
+            raise RecipeError(
+                "no such file", where=f"teachers.{name}.checkpoint", todo=f"Looked at {section.checkpoint}"
+            )
+        load_weights(network, section.checkpoint)
+        adopt(run, label, section, key, network)
+
+
+def adopt(run: Run, label: str, section: schema.Network, key: dict[str, Any], network: Network) -> None:
+    """Keep a network that was trained elsewhere as if the run had trained it."""
+    claim(run, folder_of(run, label), label, key)
+    if run.main:
+        keep(run, folder_of(run, label), section, network)
+    run.accelerator.wait_for_everyone()
+
+
+def audit_teachers(run: Run) -> dict[str, Any]:
+    """Judge all teachers on the validation part and write `audit.json`.
+
+    Raises:
+        TeacherError: a teacher is no better than chance.
+    """
+    if not len(run.store.indices("val")):
+        raise RecipeError(
+            "teachers are audited on validation clips and there are none", todo="Set data.validation=0.15"
+        )
+    predictions = {name: validation(run, name) for name in run.recipe.teachers}
+    weighting = fit_weighting(run, predictions)
+    train = run.store.indices("train")
+    heads = run.task.classes
+    val = run.store.indices("val")
+    audit: dict[str, Any] = {
+        "split": "val",
+        "clips": len(val),
+        "chance": {
+            head: judge.chance(run.store.labels(head)[val], run.store.labels(head)[train], classes)
+            for head, classes in heads.items()
+        },
+        "teachers": {},
+        "agreement": {},
+    }
+    for number, (name, predicted) in enumerate(predictions.items()):
+        audit["teachers"][name] = _judge(run, name, predicted, weighting, number, audit["chance"])
+    for head in heads:
+        answers = {"labels": run.store.labels(head)[val]}
+        answers |= {name: spread(p.logits[head].argmax(1), p.clip, val) for name, p in predictions.items()}
+        audit["agreement"][head] = {"names": list(answers), "matrix": judge.agreement(answers)}
+    together = combine_predictions(run, predictions, weighting)
+    metrics = run.task.metrics(together.logits, together.labels)
+    audit["ensemble"] = {
+        "scheme": weighting.scheme,
+        "gamma": weighting.gamma,
+        "accuracy": {head: _triple(metrics[f"{head}/top1"]) for head in heads},
+    }
+    if run.main:
+        write_json(run.folder / "audit.json", audit)
+    judge.require_better_than_chance(audit)
+    return audit
+
+
+def _judge(
+    run: Run, name: str, predicted: Predictions, weighting: Weighting, number: int, chance: dict[str, float]
+) -> dict[str, Any]:
+    metrics = run.task.metrics(predicted.logits, predicted.labels)
+    heads = list(run.task.classes)
+    accuracy = {head: _triple(metrics[f"{head}/top1"]) for head in heads}
+    good = all(judge.beats_chance(accuracy[h][0], int((predicted.labels[h] >= 0).sum()), chance[h]) for h in heads)
+    return {
+        "input": run.recipe.teachers[name].input,
+        "clips": len(predicted.clip),
+        "accuracy": accuracy,
+        "ece": {head: metrics[f"{head}/ece"].value for head in heads},
+        "nll": {head: metrics[f"{head}/nll"].value for head in heads},
+        "temperature": dict(weighting.temperatures.get(name, {})),
+        "weight": {head: weighting.held_out[head][number] for head in heads}
+        if weighting.scheme == "held_out"
+        else {head: 1 / len(run.recipe.teachers) for head in heads},
+        "verdict": "ok" if good else "no better than chance",
+    }
+
+
+def _triple(interval: Any) -> list[float]:
+    return [interval.value, interval.low, interval.high]
+
+
+def validation(run: Run, name: str) -> Predictions:
+    """A teacher's predictions on the validation part."""
+    section = run.recipe.teachers[name]
+    return predict(run, f"teacher-{name}", load_trained(run, f"teacher-{name}", section), section.input, "val")
+
+
+def fit_weighting(run: Run, predictions: dict[str, Predictions]) -> Weighting:
+    """Temperatures and held-out weights from validation predictions."""
+    section = run.recipe.ensemble
+    temperatures = {}
+    if section.calibrate:
+        temperatures = {name: judge.fit_temperatures(p.logits, p.labels) for name, p in predictions.items()}
+    weighting = Weighting(section.weights, section.gamma, {}, temperatures)
+    held_out = {}
+    val = run.store.indices("val")
+    for head in run.task.classes:
+        stacked, present = stack(predictions, head, val, weighting)
+        held_out[head] = judge.fit_held_out(stacked, run.store.labels(head)[val], present, section.gamma)
+    return Weighting(section.weights, section.gamma, held_out, temperatures)
+
+
+def stack(
+    predictions: dict[str, Predictions], head: str, clips: NDArray[np.int64], weighting: Weighting
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Calibrated logits (N, M, C) of all teachers for `clips`, zeros where a teacher has none, and presence (N, M)."""
+    classes = next(iter(predictions.values())).logits[head].shape[1]
+    stacked = np.zeros((len(clips), len(predictions), classes), np.float32)
+    present = np.zeros(stacked.shape[:2], bool)
+    for number, (name, predicted) in enumerate(predictions.items()):
+        rows = np.searchsorted(clips, predicted.clip)
+        temperature = weighting.temperatures.get(name, {}).get(head, 1.0)
+        stacked[rows, number], present[rows, number] = predicted.logits[head] / temperature, True
+    return stacked, present
+
+
+def combine_predictions(run: Run, predictions: dict[str, Predictions], weighting: Weighting) -> Predictions:
+    """The ensemble's predictions for all clips that at least one teacher answers for.
+
+    Per-sample weights need labels, which no one has at test time; the ensemble is then weighed uniformly.
+    """
+    clips = np.unique(np.concatenate([p.clip for p in predictions.values()]))
+    logits = {}
+    for head in run.task.classes:
+        stacked, present = stack(predictions, head, clips, weighting)
+        weights = uniform_weights(len(predictions))
+        if weighting.scheme == "held_out":
+            weights = torch.tensor(weighting.held_out[head])
+        logits[head] = combine(torch.from_numpy(stacked), weights, torch.from_numpy(present)).numpy()
+    return Predictions(logits, {head: run.store.labels(head)[clips] for head in run.task.classes}, clips)
+
+
+def spread(values: NDArray[Any], clips: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Values of `clips` in the order of `wanted`; -1 where there is none."""
+    result = np.full(len(wanted), -1, dtype=np.int64)
+    result[np.searchsorted(wanted, clips)] = values
+    return result
+
+
+def bind_teachers(run: Run, features: tuple[str, ...]) -> tuple[Teachers, tuple[str, ...]]:
+    """All teachers for the students, cached or live, and the inputs that live ones need of every batch."""
+    weighting = fit_weighting(run, {name: validation(run, name) for name in run.recipe.teachers})
+    members: dict[str, Teacher] = {}
+    live_inputs = []
+    for name, section in run.recipe.teachers.items():
+        network = load_trained(run, f"teacher-{name}", section).to(run.accelerator.device)
+        live = LiveTeacher(name, network, section.input, features)
+        if run.recipe.cache.enabled:
+            members[name] = cached(run, name, live, features)
+        else:
+            members[name] = live
+            live_inputs.append(section.input)
+    return Teachers(members, weighting), tuple(live_inputs)
+
+
+def cached(run: Run, name: str, live: LiveTeacher, features: tuple[str, ...]) -> CachedTeacher:
+    """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
+    section = run.recipe.teachers[name]
+    schedule = run.recipe.schedule
+    views = schedule.views or schedule.epochs
+    clips = run.store.indices("train")
+    ids = run.store.ids
+    key = {
+        "weights": file_hash(folder_of(run, f"teacher-{name}") / "model.safetensors"),
+        "input": run.describe_input(section.input),
+        "store": run.store.hash,
+        "clips": digest([ids[i] for i in clips]),
+        "policy": run.policy.key(),
+        "seed": VIEW_SEED,
+        "views": views,
+        "features": list(features),
+    }
+    dataset = run.dataset([section.input], True)
+    root = run.folder / "cache"
+    if run.main:
+        fill_cache(root, key, live, dataset, clips, views)
+    run.accelerator.wait_for_everyone()
+    folder = root / digest(key)
+    teacher = CachedTeacher(name, section.input, folder, key, clips, lambda: live.network)
+    if run.recipe.cache.spot_check > 0:
+        teacher.spot_check(live, dataset, run.recipe.cache.spot_check, run.recipe.cache.tolerance)
+    return teacher
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

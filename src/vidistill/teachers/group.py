@@ -1,0 +1,87 @@
+"""All teachers of a run as one: each one's answer, and the weighted ensemble's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vidistill.core.types import ENSEMBLE, Batch, Outputs
+from vidistill.teachers.ensemble import combine, per_sample_weights, present_weights, uniform_weights
+
+
+class Teacher(Protocol):
+    """What live and cached teachers have in common."""
+
+    name: str
+    input_name: str
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Answers for a batch."""
+
+    def part(self, name: str) -> nn.Module:
+        """A frozen part of the teacher's network."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How teachers weigh: the scheme, its temperature, fitted held-out weights and calibration temperatures.
+
+    `held_out[head]` is (M,) in the order of the teachers; `temperatures[teacher][head]` divides that teacher's logits.
+    """
+
+    scheme: Literal["uniform", "held_out", "per_sample"] = "uniform"
+    gamma: float = 1.0
+    held_out: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    temperatures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def weights(self, head: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """Weights (M,) or (B, M) before missing inputs are taken out. `logits`: (B, M, C)."""
+        if self.scheme == "per_sample":
+            return per_sample_weights(logits, labels, self.gamma)
+        if self.scheme == "held_out":
+            return torch.tensor(self.held_out[head], device=logits.device)
+        return uniform_weights(logits.shape[1]).to(logits.device)
+
+
+class Teachers:
+    """Call it with a batch to get `{teacher name: Outputs, ..., ENSEMBLE: Outputs}`.
+
+    Calibrated logits are what students see: each teacher's logits come divided by its temperature.
+    The ensemble's embedding has no columns: there is no embedding that all teachers share.
+    """
+
+    def __init__(self, members: Mapping[str, Teacher], weighting: Weighting) -> None:
+        self.members, self.weighting = dict(members), weighting
+
+    def __call__(self, batch: Batch) -> dict[str, Outputs]:
+        """Answers of every teacher and of the ensemble."""
+        answers = {name: self._calibrated(name, member(batch)) for name, member in self.members.items()}
+        present = self.present(batch)
+        heads = next(iter(answers.values())).logits
+        combined = {}
+        for head in heads:
+            stacked = torch.stack([answer.logits[head] for answer in answers.values()], 1)  # (B, M, C)
+            weights = self.weighting.weights(head, stacked, batch.labels[head])
+            combined[head] = combine(stacked, weights, present)
+        empty = torch.zeros(len(batch), 0, device=batch.clip.device)
+        return {**answers, ENSEMBLE: Outputs(combined, empty)}
+
+    def present(self, batch: Batch) -> Tensor:
+        """Which teacher can see which clip: (B, M) bool."""
+        return torch.stack([batch.present[member.input_name] for member in self.members.values()], 1)
+
+    def last_weights(self, batch: Batch, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
+        """Weight (B,) of each teacher in the ensemble's first head, for the history."""
+        head = next(iter(answers[ENSEMBLE].logits))
+        stacked = torch.stack([answers[name].logits[head] for name in self.members], 1)
+        weights = self.weighting.weights(head, stacked, batch.labels[head])
+        return dict(zip(self.members, present_weights(weights, self.present(batch)).unbind(1), strict=True))
+
+    def _calibrated(self, name: str, outputs: Outputs) -> Outputs:
+        temperatures = self.weighting.temperatures.get(name, {})
+        logits = {head: value.clone() / temperatures.get(head, 1.0) for head, value in outputs.logits.items()}
+        return Outputs(logits, outputs.embedding, outputs.features)

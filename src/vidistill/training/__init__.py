@@ -1,0 +1,1 @@
+"""The one loop, its checkpoints, and measurement of a trained network."""

@@ -1,0 +1,359 @@
+"""The one training loop: teachers, students alone and students distilled all come through here.
+
+Everything a step depends on is either in the checkpoint (weights, optimizer, averaged weights, curriculum memory, sums
+of the running epoch) or a pure function of (seed, epoch, step): batch order, views, dropout, learning rate. So a run
+that was killed and started again ends in the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vidistill.core.errors import RecipeError, VidistillError
+from vidistill.core.progress import Counter
+from vidistill.core.recipe import Schedule
+from vidistill.core.seeds import integer_seed
+from vidistill.core.types import Batch, Losses, Outputs
+from vidistill.curricula import Curriculum
+from vidistill.data.batches import ViewDataset, epoch_batches, loader
+from vidistill.methods.base import Method
+from vidistill.tasks.recognition import Recognition
+from vidistill.teachers.group import Teachers
+from vidistill.training.checkpoint import load_state, save_state
+from vidistill.training.schedule import build_optimizer, rate_factor, set_rate
+
+
+@dataclass
+class Training:
+    """What is trained, on what, by whom, and where its files go.
+
+    `method` and `teachers` are None for a network that learns from labels alone. `validate` measures the network (given
+    in eval mode by the caller's choice) and returns metrics for the history.
+    """
+
+    folder: Path
+    network: nn.Module
+    input_name: str
+    dataset: ViewDataset
+    curriculum: Curriculum
+    task: Recognition
+    schedule: Schedule
+    seed: int
+    accelerator: Accelerator
+    method: Method | None = None
+    teachers: Teachers | None = None
+    label_weight: float = 1.0
+    validate: Callable[[nn.Module], dict[str, float]] | None = None
+    counter: Counter | None = None
+
+
+class Step(nn.Module):
+    """Student, method and label loss as one module, so that data-parallel training sees every parameter once."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        network = training.network
+        self.network = torch.compile(network) if training.schedule.compile else network
+        self.method = training.method
+        self.task = training.task
+        self.input_name, self.label_weight = training.input_name, training.label_weight
+
+    def forward(self, batch: Batch, taught: dict[str, Outputs] | None) -> tuple[Losses, dict[str, Tensor]]:
+        features = self.method.student_features if self.method is not None else ()
+        outputs = self.network(batch.inputs[self.input_name], features=features)
+        losses = self.task.loss(outputs, batch)
+        for loss in losses.values():
+            loss.weight *= self.label_weight
+        if self.method is not None and taught is not None:
+            losses |= self.method(outputs, taught, batch)
+        return losses, outputs.logits
+
+
+@dataclass
+class EpochSums:
+    """Sums over an epoch, kept on the device until its end, so that no step waits for the host."""
+
+    clips: int = 0
+    seconds: float = 0.0
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, values: dict[str, Tensor], clips: int) -> None:
+        """Add a batch's sums."""
+        self.clips += clips
+        for name, value in values.items():
+            self.terms[name] = self.terms.get(name, torch.zeros((), device=value.device)) + value.detach()
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over all clips of all processes."""
+        names = sorted(self.terms)
+        sums = torch.stack([self.terms[name].float() for name in names])
+        count = torch.tensor(float(self.clips), device=sums.device)
+        if accelerator.num_processes > 1:
+            sums, count = accelerator.reduce(sums, "sum"), accelerator.reduce(count, "sum")
+        return dict(zip(names, (sums / count).tolist(), strict=True))
+
+
+def train(training: Training) -> nn.Module:
+    """Train to the end, resuming from the folder's checkpoint where there is one; returns the network to keep.
+
+    Raises:
+        VidistillError: the loss is not finite.
+        KeyboardInterrupt: after the running step was finished and saved.
+    """
+    schedule, accelerator, curriculum = training.schedule, training.accelerator, training.curriculum
+    if schedule.batch_size < 2 * accelerator.num_processes:
+        raise RecipeError(
+            f"batch_size {schedule.batch_size} is too small for {accelerator.num_processes} processes", where="schedule"
+        )
+    state = _State(training)
+    state.resume()
+    steps_an_epoch = _steps_an_epoch(training)
+    total = steps_an_epoch * schedule.epochs
+    with _interrupts() as interrupted:
+        for epoch in range(state.epoch, schedule.epochs):
+            view = epoch % schedule.views if schedule.views else epoch
+            batches = epoch_batches(curriculum.select(epoch), epoch, view, training.seed, schedule.batch_size)
+            groups = [batches[i : i + schedule.accumulate] for i in range(0, len(batches), schedule.accumulate)]
+            stream = _stream(training, groups[state.position :])
+            for group in groups[state.position :]:
+                started = time.perf_counter()
+                rate = schedule.learning_rate * rate_factor(schedule, state.step, total)
+                _train_step(training, state, group, stream, rate)
+                state.step, state.position = state.step + 1, state.position + 1
+                state.sums.seconds += time.perf_counter() - started
+                if training.counter:
+                    training.counter.advance(sum(map(len, group)), f"epoch {epoch + 1}/{schedule.epochs}")
+                if interrupted():
+                    state.save()
+                    raise KeyboardInterrupt
+                if state.step % schedule.checkpoint_steps == 0:
+                    state.save()
+            state.finish_epoch(epoch, rate)
+    return state.finish()
+
+
+def _train_step(
+    training: Training, state: _State, group: list[list[tuple[int, int]]], stream: Iterator[Batch], rate: float
+) -> None:
+    """One optimizer step over the batches of a group, each clip of the group weighing the same."""
+    accelerator = training.accelerator
+    torch.manual_seed(integer_seed(training.seed, "step", state.step, accelerator.process_index))
+    clips = sum(map(len, group))
+    for number in range(len(group)):
+        batch = next(stream).to(accelerator.device)
+        last = number == len(group) - 1
+        with accelerator.autocast(), _synchronise(state.module, last):
+            taught = training.teachers(batch) if training.teachers else None
+            losses, logits = state.module(batch, taught)
+            loss = _total(losses, batch, training.curriculum) * (accelerator.num_processes / clips)
+            accelerator.backward(loss)
+        training.curriculum.update(batch.clip, losses)
+        state.sums.add(_batch_sums(losses, logits, batch, taught, training.teachers), len(batch))
+    if training.schedule.clip_norm is not None:
+        accelerator.clip_grad_norm_(state.parameters, training.schedule.clip_norm)
+    set_rate(state.optimizer, rate)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    if state.average is not None:
+        state.average.update_parameters(training.network)
+
+
+@contextmanager
+def _synchronise(module: nn.Module, now: bool) -> Iterator[None]:
+    """Exchange gradients between processes only for the last batch of a step."""
+    if now or not hasattr(module, "no_sync"):
+        yield
+    else:
+        with module.no_sync():  # type: ignore[operator]
+            yield
+
+
+def _total(losses: Losses, batch: Batch, curriculum: Curriculum) -> Tensor:
+    """Sum over clips of all weighted terms; the curriculum's factors act on per-clip terms."""
+    factors = curriculum.weights(batch.clip)
+    total: Tensor | float = 0.0
+    for loss in losses.values():
+        values = loss.values.float()
+        if factors is not None and loss.per_clip:
+            values = values * factors[1 if loss.distillation else 0]
+        total = total + loss.weight * values.sum()
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _batch_sums(
+    losses: Losses,
+    logits: dict[str, Tensor],
+    batch: Batch,
+    taught: dict[str, Outputs] | None,
+    teachers: Teachers | None,
+) -> dict[str, Tensor]:
+    sums = {f"term:{name}": loss.values.detach().sum() for name, loss in losses.items()}
+    sums["loss"] = torch.stack([loss.weight * loss.values.detach().float().sum() for loss in losses.values()]).sum()
+    for head, values in logits.items():
+        sums[f"right:{head}"] = (values.detach().argmax(1) == batch.labels[head]).sum()
+    if teachers is not None and taught is not None:
+        for name, weight in teachers.last_weights(batch, taught).items():
+            sums[f"weight:{name}"] = weight.sum()
+    return sums
+
+
+class _State:
+    """Everything that changes while training."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.path = training.folder / "state.pt"
+        self.history: list[dict[str, Any]] = []
+        self.epoch = self.step = self.position = 0
+        self.sums = EpochSums()
+        accelerator, schedule = training.accelerator, training.schedule
+        training.network.to(accelerator.device)
+        decay = schedule.ema
+        self.average = None
+        if decay is not None:
+            self.average = AveragedModel(training.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        step = Step(training).train()
+        self.optimizer = build_optimizer(schedule, [step])
+        self.parameters = [p for p in step.parameters() if p.requires_grad]
+        self.module = accelerator.prepare_model(step)
+
+    def resume(self) -> None:
+        """Take up the folder's checkpoint."""
+        state = load_state(self.path)
+        if state is None:
+            return
+        self.training.network.load_state_dict(state["network"])
+        if self.training.method is not None:
+            self.training.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.training.curriculum.load_state_dict(state["curriculum"])
+        self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
+        self.history = state["history"]
+        device = self.training.accelerator.device
+        terms = {name: value.to(device) for name, value in state["sums"]["terms"].items()}
+        self.sums = EpochSums(state["sums"]["clips"], state["sums"]["seconds"], terms)
+        if self.training.counter:
+            self.training.counter.skip(sum(r["clips"] for r in self.history) + self.sums.clips)
+
+    def save(self) -> None:
+        """Write the checkpoint (main process)."""
+        if not self.training.accelerator.is_main_process:
+            return
+        save_state(
+            self.path,
+            {
+                "network": self.training.network.state_dict(),
+                "method": self.training.method.state_dict() if self.training.method is not None else {},
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else {},
+                "curriculum": self.training.curriculum.state_dict(),
+                "epoch": self.epoch,
+                "step": self.step,
+                "position": self.position,
+                "history": self.history,
+                "sums": {"clips": self.sums.clips, "seconds": self.sums.seconds, "terms": self.sums.terms},
+            },
+        )
+
+    def finish_epoch(self, epoch: int, rate: float) -> None:
+        """Record the epoch, measure now and then, save."""
+        training = self.training
+        means = self.sums.means(training.accelerator)
+        if not np.isfinite(means["loss"]):
+            raise VidistillError(
+                f"the loss is not finite in epoch {epoch + 1}",
+                where=str(training.folder),
+                todo="Lower schedule.learning_rate or set schedule.clip_norm",
+            )
+        due = (epoch + 1) % training.schedule.evaluate_every == 0 or epoch + 1 == training.schedule.epochs
+        val = training.validate(self.kept()) if due and training.validate else None
+
+        def part(prefix: str) -> dict[str, float]:
+            return {k.removeprefix(prefix): v for k, v in means.items() if k.startswith(prefix)}
+
+        self.history.append(
+            {
+                "kind": "epoch",
+                "epoch": epoch + 1,
+                "loss": means["loss"],
+                "terms": part("term:"),
+                "accuracy": part("right:"),
+                "val": val,
+                "seconds": self.sums.seconds,
+                "clips": self.sums.clips,
+                "clips_per_second": self.sums.clips / max(self.sums.seconds, 1e-9),
+                "lr": rate,
+                "teacher_weights": part("weight:") or None,
+            }
+        )
+        if training.accelerator.is_main_process:
+            write_history(training.folder / "history.jsonl", self.history)
+        training.accelerator.log({"loss": means["loss"], **part("term:"), **(val or {})}, step=epoch + 1)
+        self.epoch, self.position, self.sums = epoch + 1, 0, EpochSums()
+        self.save()
+
+    def kept(self) -> nn.Module:
+        """The network whose weights are kept: the averaged one where there is one."""
+        return self.average.module if self.average is not None else self.training.network
+
+    def finish(self) -> nn.Module:
+        """The network to keep, in eval mode."""
+        return self.kept().eval()
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line, beside and renamed."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    beside.replace(path)
+
+
+def _stream(training: Training, groups: list[list[list[tuple[int, int]]]]) -> Iterator[Batch]:
+    """This process's part of every batch."""
+    rank, processes = training.accelerator.process_index, training.accelerator.num_processes
+    mine = [batch[rank::processes] for group in groups for batch in group]
+    return loader(training.dataset, mine, training.schedule.workers)
+
+
+def _steps_an_epoch(training: Training) -> int:
+    clips: NDArray[np.int64] = training.curriculum.select(0)
+    batches = len(epoch_batches(clips, 0, 0, training.seed, training.schedule.batch_size))
+    return -(-batches // training.schedule.accumulate)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that a step is never left half done; the second one stops at once."""
+    seen = []
+
+    def note(number: int, frame: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: Ctrl-C is not ours to handle
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
