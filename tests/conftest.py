@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,38 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_tiny_recipe() -> Callable[..., dict[str, Any]]:
+    """Makes a recipe over the tiny set that runs in seconds: RGB student, skeleton and inertial teachers."""
+
+    def make(tiny_set: Path, folder: Path, **sections: Any) -> dict[str, Any]:
+        tree: dict[str, Any] = {
+            "name": "tiny",
+            "runs": str(folder / "runs"),
+            "data": {"format": "manifest", "root": str(tiny_set)},
+            "prepare": {"workers": 1},
+            "modalities": {
+                "rgb": {"size": [16, 16]},
+                "skeleton": {"kind": "joints", "frames": 16},
+                "inertial": {"frames": 32},
+            },
+            "views": {"frames": 6},
+            "teachers": {
+                "skeleton": {"input": "skeleton", "network": "temporal_conv", "width": 16},
+                "inertial": {"input": "inertial", "network": "temporal_conv", "width": 16},
+            },
+            "teacher_schedule": {"epochs": 15},
+            "student": {"input": "rgb", "network": "compact3d", "width": 4, "stages": 2},
+            "method": {"name": "kd"},
+            "schedule": {"epochs": 3, "batch_size": 8, "views": 2},
+            "export": {"int8": False, "latency": False},
+        }
+        return {**tree, **sections}
+
+    return make
+
+
 @pytest.fixture
-def tiny_recipe(tiny_set: Path, tmp_path: Path) -> dict[str, Any]:
-    """A recipe over the tiny set that runs in seconds: RGB student, skeleton and inertial teachers."""
-    return {
-        "name": "tiny",
-        "runs": str(tmp_path / "runs"),
-        "data": {"format": "manifest", "root": str(tiny_set)},
-        "prepare": {"workers": 1},
-        "modalities": {
-            "rgb": {"size": [16, 16]},
-            "skeleton": {"kind": "joints", "frames": 16},
-            "inertial": {"frames": 32},
-        },
-        "views": {"frames": 6},
-        "teachers": {
-            "skeleton": {"input": "skeleton", "network": "temporal_conv", "width": 16},
-            "inertial": {"input": "inertial", "network": "temporal_conv", "width": 16},
-        },
-        "teacher_schedule": {"epochs": 15},
-        "student": {"input": "rgb", "network": "compact3d", "width": 4, "stages": 2},
-        "method": {"name": "kd"},
-        "schedule": {"epochs": 3, "batch_size": 8, "views": 2},
-        "export": {"int8": False, "latency": False},
-    }
+def tiny_recipe(tiny_set: Path, tmp_path: Path, make_tiny_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """A recipe over the tiny set in a folder of the test's own."""
+    return make_tiny_recipe(tiny_set, tmp_path)

@@ -159,7 +159,7 @@ def orphans(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_leaves_finished_shards_and_nothing_half_written(
-    manifest: Manifest, tmp_path: Path, workers: int
+    fakes: ModuleType, tmp_path: Path, workers: int
 ) -> None:
     manifest = fakes.make_clips(tmp_path / "source", 40)
     folder = tmp_path / "out"

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from vidistill.core.errors import ModelError, RecipeError
+from vidistill.modalities.skeleton_layouts import LAYOUTS
 from vidistill.models import NETWORKS, Network, build_network
+from vidistill.models.graph_conv import adjacency
 from vidistill.models.pooling import Temporal, temporal_pooling
 
 HEADS = {"verb": 4, "noun": 3}
@@ -294,3 +296,31 @@ def test_a_video_trunk_with_its_classifier_back_gives_the_published_logits(name:
     x = torch.randn(1, 3, *size)
     with torch.no_grad():
         torch.testing.assert_close(ours(x).logits["action"], published(x), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["kinect20", "kinect25", "jhmdb15", "coco17"])
+def test_columns_of_a_skeleton_graph_share_out_one(layout: str) -> None:
+    graph = LAYOUTS[layout]
+    kinds = adjacency(graph)
+    assert kinds.sum(axis=(0, 1)) == pytest.approx(1.0)
+    assert (kinds > 0).sum() == graph.count + 2 * len(graph.bones)
+
+
+def test_a_joint_moves_only_its_neighbours_in_one_graph_block() -> None:
+    torch.manual_seed(0)
+    network = build_network("graph_conv", (3, 8, 15), HEADS, {"stages": 1}).eval()
+    x = torch.randn(1, 3, 8, 15)
+    moved = x.clone()
+    moved[..., 11] += 1.0
+    with torch.no_grad():
+        before, after = (network(clip, features=("stage1",)).features["stage1"] for clip in (x, moved))
+    change = after - before
+    touched = change.abs().amax(dim=(0, 1, 2)) > 1e-6
+    assert touched.nonzero().flatten().tolist() == [7, 11]
+
+
+def test_a_layout_of_other_joints_is_refused_and_an_unknown_one_named() -> None:
+    with pytest.raises(ModelError, match="'kinect20' has 20 joints, the input 15. Layouts that fit: jhmdb15"):
+        build_network("graph_conv", (3, 8, 15), HEADS, {"layout": "kinect20"})
+    with pytest.raises(RecipeError, match="Did you mean 'kinect20'"):
+        build_network("graph_conv", (3, 8, 20), HEADS, {"layout": "kinekt20"})

@@ -50,7 +50,7 @@ def checked_name(name: str, where: str | None = None) -> str:
 
 
 def make_trunk(name: str, input_shape: tuple[int, ...]) -> nn.Module:
-    """The network `name` of torchvision with random weights, built for frames of `input_shape` where it must know them."""
+    """The network `name` of torchvision with random weights, built for frames of `input_shape` where that matters."""
     _, _, height, width = input_shape
     options: dict[str, Any] = {}
     if name.startswith("vit_"):

@@ -1,4 +1,4 @@
-"""Weights on disk as safetensors: no code in files. For pretrained trunks see `trunks`, for published files `import_`."""
+"""Weights on disk as safetensors: no code in files. Pretrained trunks: see `trunks`; published files: see `import_`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from vidistill.stages.run import Run, read_json, start, write_json
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Raised when what evaluate, export or report write changes, so that they are written anew."""
 
 
@@ -55,7 +55,7 @@ def stage_key(run: Run, stage: str) -> str:
     teachers = [teacher_key(run, name) for name in recipe.teachers]
     if stage == "teachers":
         return digest(teachers)
-    judged = digest(teachers, recipe.ensemble.model_dump(mode="json"))
+    judged = digest(RESULT_FORMAT, teachers, recipe.ensemble.model_dump(mode="json"))
     if stage == "audit":
         return judged
     trained = recipe.teachers and all(
