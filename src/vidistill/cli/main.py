@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Turn labelled video into a small single-modality model, taught by everything else the video can tell.",
 )
 output = Console(highlight=False)
+INTERRUPTED = 130
 
 RecipePath = Annotated[
     Path | None, typer.Argument(help="A recipe (YAML). Leave it out with --data.", show_default=False)
@@ -133,18 +135,16 @@ def import_command(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint (.pt, .pth, .safetensors).")],
     recipe: Annotated[Path, typer.Option(help="The recipe whose network the weights are for.")],
     network: Annotated[str, typer.Option(help="'student' or a teacher's name.")] = "student",
-    to: Annotated[Path, typer.Option("--output", help="Where to write the safetensors file.")] = Path(
-        "imported.safetensors"
-    ),
-    strict: Annotated[bool, typer.Option(help="Every key must fit; otherwise only the heads may differ.")] = True,
+    to: Annotated[Path, typer.Option("--output", help="The file to write.")] = Path("imported.safetensors"),
+    rename: Annotated[list[str] | None, typer.Option(help="theirs=ours, key prefixes; empty right side drops.")] = None,
 ) -> None:
     """Convert a published checkpoint to this project's weights (no pickled code is run).
 
-    Example: vidistill import r3d18.pth --recipe recipes/jhmdb.yaml --network rgb --output rgb.safetensors
+    Example: vidistill import r3d18.pth --recipe recipes/jhmdb.yaml --network rgb --rename fc.=head.action.
     """
     from vidistill.cli.importing import convert
 
-    output.print(convert(checkpoint, load_recipe(recipe), network, to, strict), soft_wrap=True)
+    output.print(convert(checkpoint, load_recipe(recipe), network, to, rename or []), soft_wrap=True)
 
 
 @app.command()
@@ -162,6 +162,20 @@ def demo(
     finished = run_recipe(demo_recipe(folder, overrides))
     if finished.main:
         show_results(finished.folder)
+
+
+@app.command()
+def results(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    to: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("docs/results.md"),
+) -> None:
+    """Write the result tables of runs as Markdown, with intervals and a plain verdict each.
+
+    Example: vidistill results runs/jhmdb runs/utd_mhad --output docs/results.md
+    """
+    from vidistill.report.results_page import write_results_markdown
+
+    output.print(f"results: {write_results_markdown(runs, to)}", soft_wrap=True)
 
 
 @app.command("recipe")
@@ -187,7 +201,7 @@ def choose_recipe(recipe: Path | None, overrides: list[str] | None, data: Path |
     from vidistill.cli.default import default_recipe
 
     given = list(overrides or [])
-    if recipe is not None and "=" in recipe.name and not recipe.exists():
+    if recipe is not None and re.match(r"[\w.]+=", str(recipe)) and not recipe.exists():
         given, recipe = [str(recipe), *given], None
     if recipe is None and data is None:
         raise RecipeError("nothing to run", where="command line", todo="Give a recipe, or --data FOLDER")
@@ -205,9 +219,11 @@ def show_results(folder: Path) -> None:
 
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     header, *rows = result_table(results)
-    table = Table(*header, title=f"{folder.name}: {results['clips']} test clips")
+    # A narrow terminal gets the accuracies and the size; the report has the rest.
+    kept = range(len(header)) if output.width >= 150 else [0, 1, header.index("seeds"), header.index("parameters")]
+    table = Table(*(header[i] for i in kept), title=f"{folder.name}: {results['clips']} test clips")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in kept))
     output.print(table)
     output.print(verdict(results).headline)
     output.print(f"report: {folder / 'report.html'}", soft_wrap=True)
@@ -217,20 +233,29 @@ def main() -> None:
     """Entry point: one line for every error a user can cause."""
     errors = Console(stderr=True, highlight=False)
     try:
-        app(standalone_mode=True)
+        status = app(standalone_mode=False) or 0
     except VidistillError as error:
-        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        status = _tell(errors, str(error))
     except KeyboardInterrupt:
-        errors.print("interrupted: what was done is kept; the same command goes on from there")
-        sys.exit(130)
+        status = INTERRUPTED
     except OSError as error:
         if error.errno is None:
             raise
-        errors.print(
-            f"error: {error.filename or 'system'}: {error.strerror}", style="red", markup=False, soft_wrap=True
-        )
-        sys.exit(2)
+        status = _tell(errors, f"{error.filename or 'system'}: {error.strerror}")
+    except Exception as error:
+        # Typer brings its own copy of click's usage errors; they are known by what they can do.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        status = error.exit_code
+    if status == INTERRUPTED:
+        errors.print("interrupted: what was done is kept; the same command goes on from there")
+    sys.exit(status)
+
+
+def _tell(errors: Console, line: str) -> int:
+    errors.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    return 2
 
 
 if __name__ == "__main__":

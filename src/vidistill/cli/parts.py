@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from vidistill.core.registry import Registry
 from vidistill.curricula import CURRICULA
 from vidistill.data.formats import FORMATS
 from vidistill.methods import METHODS
@@ -12,7 +15,7 @@ from vidistill.tasks.recognition import TASKS
 
 def registries() -> dict[str, list[str]]:
     """Names by kind of part."""
-    parts = {
+    parts: dict[str, Registry[Any]] = {
         "formats": FORMATS,
         "modalities": MODALITIES,
         "networks": NETWORKS,

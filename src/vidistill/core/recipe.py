@@ -118,10 +118,17 @@ class MethodSection(OpenSection):
     label_weight: float = Field(default=1.0, ge=0)
 
 
-class Named(OpenSection):
-    """A named component; further keys are its options."""
+class Curriculum(OpenSection):
+    """The curriculum; further keys are its options."""
 
-    name: str
+    name: str = "all"
+
+
+class Task(OpenSection):
+    """The task; further keys are its options. `heads` chooses among the data's labels, all by default."""
+
+    name: str = "recognition"
+    heads: tuple[str, ...] = ()
 
 
 class Cache(Section):
@@ -153,8 +160,8 @@ class Recipe(Section):
     ensemble: Ensemble = Ensemble()
     student: Network
     method: MethodSection = MethodSection()
-    curriculum: Named = Named(name="all")
-    task: Named = Named(name="recognition")
+    curriculum: Curriculum = Curriculum()
+    task: Task = Task()
     schedule: Schedule = Schedule()
     teacher_schedule: Options = Field(default_factory=dict, description="overrides of the schedule for all teachers")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)

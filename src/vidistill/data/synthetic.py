@@ -22,9 +22,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
-import av.error
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def make_synthetic(
     val_per_class: int = 8,
     seed: int = 0,
     workers: int = 2,
-    size: tuple[int, int] = (72, 96),
+    size: tuple[int, int] = (64, 64),
     clutter: float = 1.0,
 ) -> Path:
     """Make the demo set in the folder `root`, or find it there already made.
@@ -104,7 +104,8 @@ def make_synthetic(
         seed: everything random follows from it.
         workers: processes; their number does not change a byte.
         size: height and width of the video in pixels, even.
-        clutter: 0..2, how much hides the figure from the colour camera; depth, skeleton and sound do not depend on it.
+        clutter: 0..2, strength of what hides the figure from the colour camera: pattern, things moving by, grain, light.
+            0 is a plain wall; skeleton and sound do not depend on it.
 
     Returns:
         `root`, readable with the formats "manifest" and, for its RGB alone, "folder" (`root/rgb`).
@@ -127,9 +128,8 @@ def make_synthetic(
             root.rmdir()
         partial.rename(root)
     except OSError as error:
-        raise DataError(
-            f"cannot be written ({error.strerror or error})", where=str(root), todo="Free the disk or name another folder."
-        ) from error
+        what = f"cannot be written ({error.strerror or error})"
+        raise DataError(what, where=str(root), todo="Free the disk or name another folder.") from error
     return root
 
 
@@ -165,18 +165,17 @@ def _prepare_partial(partial: Path, options: _Options) -> None:
 
 
 def _items(options: _Options) -> Iterator[_Item]:
-    """All clips: splits one after the other, classes taking turns. Numbers run on, so splits never share a scene."""
-    first = 0
+    """All clips: splits one after the other, classes taking turns. An id seeds one scene, so no two clips share it."""
     counts = {"train": options.train_per_class, "val": options.val_per_class, "test": options.test_per_class}
     for split, count in counts.items():
-        for number in range(first, first + count):
+        for number in range(count):
             for label in CLASSES:
-                yield _Item(f"{label}_{split}_{number - first:03d}", split, label)
-        first += count
+                yield _Item(f"{label}_{split}_{number:03d}", split, label)
 
 
 def _write_clips(partial: Path, options: _Options, workers: int) -> None:
-    missing = [item for item in _items(options) if not ((partial / item.rgb).exists() and (partial / item.depth).exists())]
+    # The colour video is written last: where it exists, the clip is complete.
+    missing = [item for item in _items(options) if not (partial / item.rgb).exists()]
     if not missing:
         return
     chunks = [missing[start : start + 16] for start in range(0, len(missing), 16)]
@@ -223,19 +222,20 @@ def _write_video(
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     settings = {"preset": "ultrafast", "crf": str(quality)} if codec == "libx264" else {"qmin": "2", "qmax": "6"}
     with av.open(str(beside), "w", format="mp4") as container:
-        video = container.add_stream(codec, rate=fps, options={**settings, "threads": "1"})
+        video = cast(av.VideoStream, container.add_stream(codec, rate=fps, options={**settings, "threads": "1"}))
         video.width, video.height, video.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-        video.time_base = Fraction(1, fps)
+        # All streams are declared before the first packet, which writes the header.
         audio = None if sound is None else container.add_stream("aac", rate=AUDIO_RATE, layout="mono")
         for number, frame in enumerate(frames):
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        if audio is not None and sound is not None:
+        if sound is not None:
+            stream = cast(av.AudioStream, audio)
             samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
             samples.sample_rate, samples.pts, samples.time_base = AUDIO_RATE, 0, Fraction(1, AUDIO_RATE)
-            container.mux(audio.encode(samples))
-            container.mux(audio.encode())
+            container.mux(stream.encode(samples))
+            container.mux(stream.encode())
     os.replace(beside, path)
 
 

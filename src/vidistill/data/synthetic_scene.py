@@ -2,7 +2,7 @@
 
 The classes are four pairs of motions in which each is the other played backwards, so no single frame, no background and
 no clothing tells the class: only the order of the poses does. The skeleton is clean; depth sees the figure without
-texture; the camera sees it in colours close to those of a busy, moving background, under changing light.
+texture; the camera sees it in random clothes before a patterned wall, with other things moving and the light changing.
 
 Axes are those of the camera: x to the right of the image, y up, z away from the camera, in metres. Joints come in the
 order of Kinect v1 (the order of UTD-MHAD), "left" on the left of the image as that set has it.
@@ -39,13 +39,17 @@ JOINTS = (
     *("right_hip", "right_knee", "right_ankle", "right_foot"),
 )
 AUDIO_RATE = 16000
+_LIFT = 70.0
+"""How much lighter (0..255) than the background the clothes are, on average."""
+_SKIN = (225.0, 180.0, 150.0)
 _UPPER_ARM, _FOREARM, _HAND = 0.29, 0.26, 0.08
 _TORSO = {0: (0.0, 0.70, 0.0), 1: (0.0, 0.50, 0.0), 2: (0.0, 0.12, 0.0), 3: (0.0, 0.0, 0.0)}
 _SHOULDER, _HIP = (0.19, 0.45, 0.0), (0.09, -0.05, 0.0)
 _BONES = (
     *((3, 2, 0.14, 0), (2, 1, 0.15, 0), (4, 8, 0.07, 0), (1, 0, 0.05, 1)),
     *((4, 5, 0.05, 2), (5, 6, 0.045, 3), (6, 7, 0.045, 4), (8, 9, 0.05, 2), (9, 10, 0.045, 3), (10, 11, 0.045, 4)),
-    *((12, 13, 0.07, 5), (13, 14, 0.055, 5), (14, 15, 0.04, 6), (16, 17, 0.07, 5), (17, 18, 0.055, 5), (18, 19, 0.04, 6)),
+    *((12, 13, 0.07, 5), (13, 14, 0.055, 5), (14, 15, 0.04, 6)),
+    *((16, 17, 0.07, 5), (17, 18, 0.055, 5), (18, 19, 0.04, 6)),
 )
 """(joint, joint, radius in metres, part); bones of one part share a colour."""
 
@@ -112,7 +116,7 @@ def _hand_path(random: np.random.Generator, label: str, frames: int, side: int) 
         path[:, axis] = size * reach * (2.0 * along - 1.0) * (1.0 if rising else -1.0)
         bend = random.normal(0.0, 0.06)
         path[:, (axis + 1) % 3] = bend * (1.0 - (2.0 * along - 1.0) ** 2)
-    tilt = cv2.Rodrigues(random.normal(0.0, 0.15, 3))[0]
+    tilt = cv2.Rodrigues(random.normal(0.0, 0.1, 3))[0]
     return np.asarray(centre + path @ tilt.T + _sway(random, frames, (0.012, 0.012, 0.012)))
 
 
@@ -166,13 +170,13 @@ def _arm(shoulder: Floats, wrist: Floats, sign: float) -> Floats:
 
 def _place(random: np.random.Generator, body: Floats, frames: int) -> tuple[Floats, Floats]:
     """The figure before the camera: scaled, turned, walking a little. Also the rotation (3, 3) figure -> camera."""
-    yaw = np.deg2rad(random.uniform(-35.0, 35.0))
+    yaw = np.deg2rad(random.uniform(-20.0, 20.0))
     turn = np.array([[np.cos(yaw), 0.0, np.sin(yaw)], [0.0, 1.0, 0.0], [-np.sin(yaw), 0.0, np.cos(yaw)]])
     rotation = np.diag([1.0, 1.0, -1.0]) @ turn
-    where = np.array([random.uniform(-0.35, 0.35), random.uniform(-0.65, -0.4), random.uniform(1.9, 2.7)])
-    drift = np.linspace(-0.5, 0.5, frames)[:, None] * random.normal(0.0, [0.10, 0.0, 0.10])
-    walk = where + drift + _sway(random, frames, (0.05, 0.015, 0.04))
-    placed = random.uniform(0.88, 1.1) * body @ rotation.T + walk[:, None]
+    where = np.array([random.uniform(-0.12, 0.12), random.uniform(-0.5, -0.4), random.uniform(1.9, 2.2)])
+    drift = np.linspace(-0.5, 0.5, frames)[:, None] * random.normal(0.0, [0.05, 0.0, 0.05])
+    walk = where + drift + _sway(random, frames, (0.025, 0.008, 0.02))
+    placed = random.uniform(0.95, 1.05) * body @ rotation.T + walk[:, None]
     return placed, rotation
 
 
@@ -183,7 +187,7 @@ def render(seed: int, clip: str, scene: Scene, size: tuple[int, int], clutter: f
     """
     random = generator(seed, "synthetic", "render", clip)
     height, width = size
-    bones = _project(scene.joints, size, random.uniform(1.4, 1.9), _sway(random, len(scene), (2.0, 1.2)) * clutter)
+    bones = _project(scene.joints, size, random.uniform(1.8, 2.1), _sway(random, len(scene), (0.6, 0.4)) * clutter)
     backdrop = _Backdrop(random, len(scene), size, clutter)
     colours = backdrop.limb_colours(random)
     wall = random.uniform(2.9, 4.4)
@@ -192,7 +196,7 @@ def render(seed: int, clip: str, scene: Scene, size: tuple[int, int], clutter: f
         picture = backdrop.frame(index)
         metres = np.full(size, wall, np.float32)
         for start, end, thickness, part, distance in bones[index]:
-            cv2.line(picture, start, end, colours[part], thickness, cv2.LINE_AA, 3)
+            cv2.line(picture, start, end, colours[part], thickness, cv2.LINE_8, 3)
             cv2.line(metres, start, end, distance, thickness, cv2.LINE_8, 3)
         rgb[index] = backdrop.light(index, picture)
         depth[index] = _depth_code(random, metres)
@@ -243,56 +247,62 @@ class _Backdrop:
         self.size, self.clutter = size, clutter
         self.margin = 10
         self.texture = self._texture(random)
-        self.pan = np.clip(_sway(random, frames, (3.0, 2.0)) * clutter, -self.margin, self.margin)
-        self.gain = 1.0 + _sway(random, frames, (0.08,))[:, 0] * clutter
-        self.grain = random.normal(0.0, 3.0 + 9.0 * clutter, (size[0] * 2, size[1] * 2, 3)).astype(np.float32)
+        self.pan = np.clip(_sway(random, frames, (0.9, 0.6)) * clutter, -self.margin, self.margin)
+        self.gain = 1.0 + _sway(random, frames, (0.05,))[:, 0] * clutter
+        self.grain = random.normal(0.0, 5.0 * clutter, (size[0] * 2, size[1] * 2, 3)).astype(np.float32)
         self.grain_at = random.integers(0, [size[0], size[1]], (frames, 2))
-        self.movers = [self._mover(random, frames) for _ in range(round(5 * clutter))]
+        self.movers = [self._mover(random, frames) for _ in range(round(2 * clutter))]
 
     def _texture(self, random: np.random.Generator) -> NDArray[np.float32]:
         height, width = self.size[0] + 2 * self.margin, self.size[1] + 2 * self.margin
         texture = np.empty((height, width, 3), np.float32)
-        texture[:] = random.uniform(80.0, 175.0, 3)
-        for cells, strength in ((3, 26.0), (7, 20.0), (16, 16.0), (32, 10.0)):
+        texture[:] = random.uniform(70.0, 110.0, 3)
+        for cells, strength in ((3, 9.1), (7, 7.0), (16, 5.6), (32, 3.5)):
             noise = random.standard_normal((cells, round(cells * width / height), 3)).astype(np.float32)
-            texture += (0.3 + 0.7 * self.clutter) * strength * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+            spread = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+            texture += self.clutter * strength * spread
         return texture
 
     def _mover(self, random: np.random.Generator, frames: int) -> tuple[Floats, Floats, int, tuple[float, ...]]:
         """Something limb-sized that glides behind or before the figure: start and end points (T, 2), width, colour."""
         span = np.array([self.size[1], self.size[0]], float)
-        path = random.uniform(0.1, 0.9, 2) * span + np.linspace(-0.5, 0.5, frames)[:, None] * random.normal(0.0, 22.0, 2)
+        travel = random.normal(0.0, 0.25 * self.size[0], 2)
+        path = random.uniform(0.1, 0.9, 2) * span + np.linspace(-0.5, 0.5, frames)[:, None] * travel
         angle = random.uniform(0, 2 * np.pi) + np.linspace(0.0, 1.0, frames) * random.normal(0.0, 1.5)
         length = random.uniform(0.05, 0.25) * self.size[0]
         reach = length * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        colour = tuple(float(c) for c in self.texture.mean((0, 1)) + random.normal(0.0, 40.0, 3))
+        colour = tuple(float(c) for c in self.texture.mean((0, 1)) + 0.5 * _LIFT + random.normal(0.0, 40.0, 3))
         return path, path + reach, int(random.integers(2, 6)), colour
 
     def limb_colours(self, random: np.random.Generator) -> list[tuple[float, ...]]:
-        """A colour for each part, near the background's own."""
-        spread = 70.0 - 25.0 * self.clutter
-        mean = self.texture.mean((0, 1))
-        return [tuple(float(c) for c in mean + random.normal(0.0, spread, 3)) for _ in range(7)]
+        """A colour for each part: clothes a little lighter than the background, skin for the head and the hands."""
+        mean = self.texture.mean((0, 1)) + _LIFT
+        colours = [tuple(float(c) for c in mean + random.normal(0.0, 25.0 * self.clutter, 3)) for _ in range(7)]
+        skin = np.array(_SKIN) * random.uniform(0.8, 1.1)
+        colours[1] = colours[4] = tuple(float(c) for c in skin)
+        return colours
 
     def frame(self, index: int) -> NDArray[np.float32]:
         """The picture before the figure is drawn into it, (H, W, 3) float32 that the caller may draw on."""
-        shift = np.float32([[1, 0, -self.margin - self.pan[index, 0]], [0, 1, -self.margin - self.pan[index, 1]]])
-        picture = cv2.warpAffine(self.texture, shift, (self.size[1], self.size[0]), flags=cv2.INTER_LINEAR)
+        right, down = -self.margin - self.pan[index]
+        shift = np.array([[1.0, 0.0, right], [0.0, 1.0, down]])
+        picture = np.asarray(cv2.warpAffine(self.texture, shift, (self.size[1], self.size[0])), np.float32)
         for start, end, thickness, colour in self.movers[::2]:
-            self._draw(picture, start[index], end[index], thickness, colour)
+            _draw(picture, start[index], end[index], thickness, colour)
         return picture
 
     def light(self, index: int, picture: NDArray[np.float32]) -> Bytes:
         """What the sensor makes of the drawn picture: things before the figure, flicker, grain, bytes."""
         for start, end, thickness, colour in self.movers[1::2]:
-            self._draw(picture, start[index], end[index], thickness, colour)
+            _draw(picture, start[index], end[index], thickness, colour)
         top, left = self.grain_at[index]
         grain = self.grain[top : top + self.size[0], left : left + self.size[1]]
         return np.asarray(np.clip(picture * self.gain[index] + grain, 0.0, 255.0).astype(np.uint8))
 
-    def _draw(self, picture: NDArray[np.float32], start: Floats, end: Floats, width: int, colour: tuple[float, ...]) -> None:
-        a, b = np.rint(start * 8.0).astype(int), np.rint(end * 8.0).astype(int)
-        cv2.line(picture, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), colour, width, cv2.LINE_AA, 3)
+
+def _draw(picture: NDArray[np.float32], start: Floats, end: Floats, width: int, colour: tuple[float, ...]) -> None:
+    a, b = np.rint(start * 8.0).astype(int), np.rint(end * 8.0).astype(int)
+    cv2.line(picture, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), colour, width, cv2.LINE_8, 3)
 
 
 def make_sound(seed: int, clip: str, scene: Scene) -> NDArray[np.float32]:

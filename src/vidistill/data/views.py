@@ -92,7 +92,7 @@ class ViewPolicy:
         colour = None
         if self.colour > 0:
             factors = 1 + self.colour * random.uniform(-1, 1, 3)
-            colour = Colour(*(float(f) for f in factors), hue=float(random.uniform(-1, 1)) * self.colour / 4)
+            colour = Colour(*(float(f) for f in (*factors, random.uniform(-1, 1) * self.colour / 4)))
         return View(clip, number, indices / shape.rate, (x, y, x + width, y + height), flip, colour)
 
     def test(self, clip: str, number: int, shape: ClipShape) -> View:

@@ -36,6 +36,7 @@ class Modality(Protocol):
 
     Source: ClassVar[type[SourceOptions]]
     derivable: ClassVar[bool]
+    derived_unasked: ClassVar[bool]
     frames: int | None
 
     @property
@@ -89,6 +90,8 @@ class Encoding:
     """Shared by the modality dataclasses: time steps, and refusals that say what to do."""
 
     derivable: ClassVar[bool] = False
+    derived_unasked: ClassVar[bool] = False
+    """Whether clips without a source of it get it derived by default: only what needs no weights."""
     name: ClassVar[str] = ""
     frames: int | None
 

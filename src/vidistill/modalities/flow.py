@@ -88,6 +88,7 @@ class Flow(Encoding):
 
     name: ClassVar[str] = "flow"
     derivable: ClassVar[bool] = True
+    derived_unasked: ClassVar[bool] = True
     Source: ClassVar[type[SourceOptions]] = FlowSource
 
     def __post_init__(self) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vidistill.core.registry import check_options
-from vidistill.methods.base import METHODS, Method, MethodContext, build_method
+from vidistill.methods.base import Method, MethodContext, build_method
 from vidistill.models import Network
 from vidistill.stages.networks import folder_of, is_trained, load_trained, train_network
 from vidistill.stages.run import Run
@@ -88,9 +87,3 @@ def features_wanted(run: Run, networks: dict[str, Network]) -> tuple[str, ...]:
     """Names of the teachers' features that the method asks for."""
     student = run.network(run.recipe.student, 0, "student")
     return make_method(run, student, networks, None).teacher_features
-
-
-def check_method(run: Run) -> None:
-    """Refuse a misspelt method or option before anything is trained."""
-    section = run.recipe.method
-    check_options(METHODS.get(section.name, "method"), section.options, f"method.{section.name}", skip=1)

@@ -111,7 +111,7 @@ def _resample(statistics: Sequence[measure.Statistic], clips: int) -> NDArray[np
     """The mean over resampled seeds on resampled clips, (RESAMPLES,)."""
     values = np.concatenate([np.stack([s(d) for s in statistics]) for d in measure.draws(clips, RESAMPLES, 0)], 1)
     seeds = generator(0, "bootstrap seeds").integers(0, len(statistics), (len(statistics), RESAMPLES))
-    return np.take_along_axis(values, seeds, 0).mean(0)
+    return np.asarray(np.take_along_axis(values, seeds, 0).mean(0))
 
 
 def _gain(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, dict[str, Any]]:
@@ -174,7 +174,8 @@ def read_history(run: Run, label: str) -> list[dict[str, Any]]:
 
 def describe_data(run: Run) -> None:
     """Write `data.json`: what was listed, what could be used, and what could not and why."""
-    if run.main and read_json(run.folder / "data.json") != (content := _data(run)):
+    content = _data(run)
+    if run.main and read_json(run.folder / "data.json") != content:
         write_json(run.folder / "data.json", content)
 
 

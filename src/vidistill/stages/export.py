@@ -67,8 +67,7 @@ def metadata(run: Run, name: str) -> dict[str, Any]:
     """What the exported file must know to predict from a video."""
     sources = {}
     for modality in {run.input(run.recipe.student.input).modality, "rgb"}:
-        kind = MODALITIES.get(modality)
-        sources[modality] = asdict(kind.Source(**run.recipe.prepare.sources.get(modality, {})))
+        sources[modality] = asdict(run.source_options(modality)[0])
     train = run.store.indices("train")
     return {
         "input": run.describe_input(run.recipe.student.input),

@@ -62,6 +62,8 @@ def train_network(
     clips = _clips_with(run, section.input, "train")
     options = run.recipe.curriculum.options if method else {}
     curriculum = build_curriculum(run.recipe.curriculum.name if method else "all", clips, seed, options)
+    if run.recipe.track:
+        run.accelerator.init_trackers(f"{run.recipe.name}-{name}")
     with progress(name, len(clips) * schedule.epochs) as counter:
         kept = train(
             Training(
@@ -81,6 +83,8 @@ def train_network(
                 counter=counter,
             )
         )
+    for tracker in run.accelerator.trackers:
+        tracker.finish()
     network.load_state_dict(kept.state_dict())
     if run.main:
         keep(run, folder, section, network)

@@ -10,7 +10,8 @@ from typing import Any
 from vidistill.core.recipe import Recipe
 from vidistill.core.seeds import digest
 from vidistill.report.page import write_report
-from vidistill.stages.distil import check_method, distilled_key, student_key, train_students
+from vidistill.stages.check import check_recipe
+from vidistill.stages.distil import distilled_key, student_key, train_students
 from vidistill.stages.evaluate import describe_data, evaluate_run
 from vidistill.stages.export import export_run
 from vidistill.stages.run import Run, read_json, start, write_json
@@ -23,9 +24,9 @@ RESULT_FORMAT = 2
 
 def run_recipe(recipe: Recipe, until: str = "report") -> Run:
     """Run all stages up to `until`."""
+    check_recipe(recipe)
     run = Run(recipe)
     start(run)
-    check_method(run)
     for stage in STAGES[: STAGES.index(until) + 1]:
         run_stage(run, stage)
     return run

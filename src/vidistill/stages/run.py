@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -32,7 +33,7 @@ from vidistill.data.prepare import ModalitySource, prepare, store_hash
 from vidistill.data.store import Store
 from vidistill.data.views import ViewPolicy
 from vidistill.modalities import MODALITIES, SignalAbsent
-from vidistill.models import Network, build_network
+from vidistill.models import NETWORKS, Network, build_network
 from vidistill.tasks.recognition import Recognition
 
 VIEW_SEED = 0
@@ -47,7 +48,10 @@ class Run:
         self.folder = recipe.runs / recipe.name
         precision = "bf16" if recipe.schedule.precision == "bf16" else "no"
         self.accelerator = accelerator or Accelerator(
-            mixed_precision=precision, log_with=list(recipe.track) or None, project_dir=str(self.folder)
+            cpu=not torch.cuda.is_available(),  # or torchrun without a GPU would start processes that do not meet
+            mixed_precision=precision,
+            log_with=list(recipe.track) or None,
+            project_dir=str(self.folder),
         )
 
     @property
@@ -68,8 +72,7 @@ class Run:
         if not data.root.exists():
             raise RecipeError(f"no such folder: {data.root}", where="data.root", todo="Set data.root=/path/to/the/set")
         manifest = reader(data.root, **check_options(reader, data.options, "data", skip=1))
-        heads = self.recipe.task.options.get("heads", ())
-        for warning in check(manifest, heads):
+        for warning in check(manifest, self.recipe.task.heads):
             self.say(f"[yellow]note[/yellow] {warning}")
         if data.validation > 0:
             manifest = carve_validation(manifest, data.validation, data.split_seed, data.validation_by)
@@ -90,11 +93,20 @@ class Run:
 
     def _source(self, name: str, store: bool = True) -> ModalitySource:
         modality = MODALITIES.get(name, where="modalities")
-        place = f"prepare.sources.{name}"
-        options = modality.Source(**check_options(modality.Source, self.recipe.prepare.sources.get(name, {}), place))
-        derive = functools.partial(modality.derive, options=options) if modality.derivable else None
+        options, derived = self.source_options(name)
+        derive = functools.partial(modality.derive, options=options) if derived else None
         load = functools.partial(modality.load, options=options)
         return ModalitySource(name, load, derive, options.provenance(), store, absent=(SignalAbsent,))
+
+    def source_options(self, name: str) -> tuple[Any, bool]:
+        """A modality's prepare options, and whether clips without a source of it get it derived (key `derive`)."""
+        modality = MODALITIES.get(name, where="modalities")
+        place = f"prepare.sources.{name}"
+        section = dict(self.recipe.prepare.sources.get(name, {}))
+        derived = section.pop("derive", modality.derived_unasked)
+        if derived and not modality.derivable:
+            raise RecipeError("this modality cannot be derived from RGB", where=f"{place}.derive", todo="Remove it")
+        return modality.Source(**check_options(modality.Source, section, place)), bool(derived)
 
     @cached_property
     def store_folder(self) -> Path:
@@ -128,14 +140,13 @@ class Run:
     @cached_property
     def task(self) -> Recognition:
         """The task over the store's classes."""
-        options = dict(self.recipe.task.options)
-        heads = tuple(options.pop("heads", ())) or tuple(self.store.classes)
+        heads = self.recipe.task.heads or tuple(self.store.classes)
         for head in heads:
             if head not in self.store.classes:
                 hint = nearest(head, self.store.classes)
                 raise RecipeError(f"the data has no label {head!r}", where="task.heads", todo=hint)
         classes = {head: len(self.store.classes[head]) for head in heads}
-        return Recognition(**check_options(Recognition, {**options, "classes": classes}, "task"))
+        return Recognition(**check_options(Recognition, {**self.recipe.task.options, "classes": classes}, "task"))
 
     def input(self, name: str) -> Input:
         """One network input of the recipe."""
@@ -144,7 +155,8 @@ class Run:
         kind = MODALITIES.get(modality, where=f"modalities.{name}")
         encoding = kind(**check_options(kind, section.options, f"modalities.{name}"))
         encoding = encoding.with_frames(self.policy.frames)
-        have = self.store.present(modality).nonzero()[0] if modality in self.store.modalities else []
+        known = modality in self.store.modalities
+        have = np.flatnonzero(self.store.present(modality)) if known else np.zeros(0, np.int64)
         if not len(have):
             raise RecipeError(
                 f"no clip has the modality {modality!r}", where=f"modalities.{name}", todo="Leave this input out"
@@ -165,15 +177,23 @@ class Run:
 
     def key_of(self, section: schema.Network, schedule: schema.Schedule) -> dict[str, Any]:
         """What a network trained by this recipe depends on, short of its seed."""
+        heads = self.recipe.task.heads
         return {
             "store": self.store.hash,
             "input": self.describe_input(section.input),
-            "network": [section.network, section.options],
+            "network": [section.network, self.network_options(section)],
             "views": self.policy.key(),
             "schedule": training_key(schedule),
-            "task": self.recipe.task.options,
+            "task": {**self.recipe.task.options, **({"heads": heads} if heads else {})},
             "precision": str(self.accelerator.mixed_precision),
         }
+
+    def network_options(self, section: schema.Network) -> dict[str, Any]:
+        """A network's options with its defaults filled in, as JSON."""
+        builder = NETWORKS.get(section.network)
+        options = check_options(builder, section.options, f"network {section.network!r}", skip=2)
+        described: dict[str, Any] = json.loads(json.dumps(options, default=str))
+        return described
 
     def describe_input(self, name: str) -> dict[str, Any]:
         """An input as JSON: its modality and every option of its encoding."""

@@ -43,10 +43,6 @@ def train_teachers(run: Run) -> None:
             train_network(run, label, section, TEACHER_SEED, key)
             continue
         network = run.network(section, TEACHER_SEED, label)
-        if not section.checkpoint.is_file():
-            raise RecipeError(
-                "no such file", where=f"teachers.{name}.checkpoint", todo=f"Looked at {section.checkpoint}"
-            )
         load_weights(network, section.checkpoint)
         adopt(run, label, section, key, network)
 
@@ -206,7 +202,7 @@ def cached(run: Run, name: str, live: LiveTeacher, features: tuple[str, ...]) ->
     """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
     section = run.recipe.teachers[name]
     schedule = run.recipe.schedule
-    views = schedule.views or schedule.epochs
+    views = min(schedule.views or schedule.epochs, schedule.epochs)
     clips = run.store.indices("train")
     ids = run.store.ids
     key = {

@@ -28,11 +28,12 @@ class LiveTeacher:
         if inputs is None:
             raise TeacherError(f"the batch has no input {self.input_name!r}", where=f"teacher {self.name!r}")
         with torch.inference_mode():
-            return self.network(inputs, features=self.features)
+            outputs: Outputs = self.network(inputs, features=self.features)
+        return outputs
 
     def part(self, name: str) -> nn.Module:
         """A frozen part of the network by name; gradient flows through it, never into it."""
         part = getattr(self.network, name, None)
-        if part is None:
+        if not isinstance(part, nn.Module):
             raise TeacherError(f"no part {name!r}", where=f"teacher {self.name!r}")
         return part

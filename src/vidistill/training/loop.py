@@ -341,7 +341,7 @@ def _steps_an_epoch(training: Training) -> int:
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a flag, so that a step is never left half done; the second one stops at once."""
-    seen = []
+    seen: list[int] = []
 
     def note(number: int, frame: object) -> None:
         if seen:

@@ -1,0 +1,46 @@
+"""What can be known wrong about a recipe before any clip is read: names and options of all its parts."""
+
+from __future__ import annotations
+
+from vidistill.core.errors import RecipeError
+from vidistill.core.recipe import Recipe
+from vidistill.core.registry import check_options, nearest
+from vidistill.curricula import CURRICULA
+from vidistill.data.formats import FORMATS
+from vidistill.data.views import ViewPolicy
+from vidistill.methods.base import METHODS
+from vidistill.modalities import MODALITIES
+from vidistill.models import NETWORKS
+from vidistill.tasks.recognition import TASKS
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Look up every part and check its options.
+
+    Raises:
+        RecipeError: the first misspelt name, or all wrong options of the first part that has any.
+    """
+    reader = FORMATS.get(recipe.data.format, where="data.format")
+    check_options(reader, recipe.data.options, "data", skip=1)
+    for name, section in recipe.modalities.items():
+        modality = MODALITIES.get(section.modality or name, where=f"modalities.{name}")
+        check_options(modality, section.options, f"modalities.{name}")
+    for name, options in recipe.prepare.sources.items():
+        modality = MODALITIES.get(name, where="prepare.sources")
+        known = {key: value for key, value in options.items() if key != "derive"}
+        check_options(modality.Source, known, f"prepare.sources.{name}")
+    ViewPolicy(**check_options(ViewPolicy, recipe.views, "views"))
+    networks = {"student": recipe.student, **{f"teachers.{name}": t for name, t in recipe.teachers.items()}}
+    for place, network in networks.items():
+        builder = NETWORKS.get(network.network, where=f"{place}.network")
+        check_options(builder, network.options, place, skip=2)
+    for name, teacher in recipe.teachers.items():
+        if teacher.checkpoint is not None and not teacher.checkpoint.is_file():
+            raise RecipeError(f"no such file: {teacher.checkpoint}", where=f"teachers.{name}.checkpoint")
+    check_options(METHODS.get(recipe.method.name, "method"), recipe.method.options, "method", skip=1)
+    check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=2)
+    task = TASKS.get(recipe.task.name, "task")
+    check_options(task, {**recipe.task.options, "classes": {}}, "task")
+    if recipe.method.options.get("teacher") not in (None, "ensemble", *recipe.teachers):
+        hint = nearest(recipe.method.options["teacher"], ["ensemble", *recipe.teachers])
+        raise RecipeError(f"no teacher {recipe.method.options['teacher']!r}", where="method.teacher", todo=hint)
