@@ -104,7 +104,7 @@ def make_synthetic(
         seed: everything random follows from it.
         workers: processes; their number does not change a byte.
         size: height and width of the video in pixels, even.
-        clutter: 0..2, strength of what hides the figure from the colour camera: pattern, things moving by, grain, light.
+        clutter: 0..2, strength of what hides the figure from the colour camera: pattern, passing things, grain, light.
             0 is a plain wall; skeleton and sound do not depend on it.
 
     Returns:

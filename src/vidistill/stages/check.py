@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vidistill.core.errors import RecipeError
 from vidistill.core.recipe import Recipe
-from vidistill.core.registry import check_options, nearest
+from vidistill.core.registry import check_options
 from vidistill.curricula import CURRICULA
 from vidistill.data.formats import FORMATS
 from vidistill.data.views import ViewPolicy
@@ -41,6 +41,3 @@ def check_recipe(recipe: Recipe) -> None:
     check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=2)
     task = TASKS.get(recipe.task.name, "task")
     check_options(task, {**recipe.task.options, "classes": {}}, "task")
-    if recipe.method.options.get("teacher") not in (None, "ensemble", *recipe.teachers):
-        hint = nearest(recipe.method.options["teacher"], ["ensemble", *recipe.teachers])
-        raise RecipeError(f"no teacher {recipe.method.options['teacher']!r}", where="method.teacher", todo=hint)

@@ -83,6 +83,13 @@ def make_method(run: Run, student: Network, networks: dict[str, Network], teache
     return build_method(section.name, context, section.options, where="method")
 
 
+def check_method(run: Run) -> None:
+    """Refuse a method that does not fit the networks (a teacher, head or feature that does not exist) before training."""
+    if run.recipe.teachers:
+        networks = {name: run.network(section, 0, f"teachers.{name}") for name, section in run.recipe.teachers.items()}
+        features_wanted(run, networks)
+
+
 def features_wanted(run: Run, networks: dict[str, Network]) -> tuple[str, ...]:
     """Names of the teachers' features that the method asks for."""
     student = run.network(run.recipe.student, 0, "student")

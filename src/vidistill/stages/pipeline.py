@@ -11,7 +11,7 @@ from vidistill.core.recipe import Recipe
 from vidistill.core.seeds import digest
 from vidistill.report.page import write_report
 from vidistill.stages.check import check_recipe
-from vidistill.stages.distil import distilled_key, student_key, train_students
+from vidistill.stages.distil import check_method, distilled_key, student_key, train_students
 from vidistill.stages.evaluate import describe_data, evaluate_run
 from vidistill.stages.export import export_run
 from vidistill.stages.run import Run, read_json, start, write_json
@@ -74,6 +74,7 @@ def stage_key(run: Run, stage: str) -> str:
 
 def _prepare(run: Run) -> None:
     describe_data(run)
+    check_method(run)
 
 
 def _audit(run: Run) -> None:
