@@ -140,9 +140,7 @@ def test_a_misspelt_recipe_names_the_nearest_key(
     assert hint in one_line(error)
 
 
-def test_weights_of_another_network_are_one_line(
-    command: Run, tiny_recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_weights_of_another_network_are_one_line(command: Run, tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     from vidistill.models import build_network, save_weights
 
     save_weights(build_network("gru", (16, 12), {"action": 3}, {"hidden": 4}), tmp_path / "gru.safetensors")

@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from vidistill.core.errors import RecipeError
-from vidistill.core.registry import describe_validation, nearest
+from vidistill.core.registry import Location, describe_validation, nearest
 
 Options = dict[str, Any]
 
@@ -176,7 +176,8 @@ class Recipe(Section):
         try:
             return Schedule.model_validate({**self.schedule.model_dump(), **shared, **network.schedule})
         except ValidationError as error:
-            raise RecipeError(describe_validation(error, Schedule.model_fields), where="schedule") from None
+            fields = list(Schedule.model_fields)
+            raise RecipeError(describe_validation(error, lambda _: fields), where="schedule") from None
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -205,7 +206,7 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(describe_recipe_errors(error), where=where) from None
+        raise RecipeError(describe_validation(error, _fields_at), where=where) from None
     for kind, network in [("student", recipe.student), *((f"teachers.{n}", t) for n, t in recipe.teachers.items())]:
         if network.input not in recipe.modalities:
             hint = nearest(network.input, recipe.modalities)
@@ -231,22 +232,7 @@ def apply_override(tree: Options, text: str) -> None:
         raise RecipeError(f"the value of {text!r} is not valid YAML", where="command line") from None
 
 
-def describe_recipe_errors(error: ValidationError) -> str:
-    """Like `describe_validation`, with the known keys of the section in which each unknown key stands."""
-    problems = []
-    for item in error.errors():
-        if item["type"] == "extra_forbidden":
-            known = _fields_at(item["loc"][:-1])
-            path = ".".join(str(part) for part in item["loc"])
-            problems.append(f"unknown key {path!r} ({nearest(str(item['loc'][-1]), known)})")
-        elif item["type"] == "missing":
-            problems.append(f"{'.'.join(map(str, item['loc']))!r} is missing")
-        else:
-            problems.append(f"{'.'.join(map(str, item['loc']))!r}: {item['msg']} (got {item['input']!r})")
-    return "; ".join(problems)
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(location: Location) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location:
         field = model.model_fields.get(str(part))

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from vidistill.core.errors import RecipeError
 
 T = TypeVar("T")
+Location = tuple[int | str, ...]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -21,13 +22,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
 
 
-def describe_validation(error: ValidationError, known: Iterable[str]) -> str:
-    """All problems of a pydantic error as one line, each with its path; unknown keys name the nearest known key."""
+def describe_validation(error: ValidationError, known: Callable[[Location], Iterable[str]]) -> str:
+    """All problems of a pydantic error as one line, each with its path; unknown keys name the nearest known key.
+
+    `known` gives the keys of the section in which an unknown key stands, by the section's path.
+    """
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or "value"
+        path = ".".join(map(str, item["loc"])) or "value"
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {path!r} ({nearest(str(item['loc'][-1]), known)})")
+            hint = nearest(str(item["loc"][-1]), known(item["loc"][:-1]))
+            lines.append(f"unknown key {path!r} ({hint})")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is missing")
         else:
@@ -56,7 +61,7 @@ def check_options(part: Callable[..., Any], options: Mapping[str, Any], where: s
     try:
         checked = model(**options)
     except ValidationError as error:
-        raise RecipeError(describe_validation(error, fields), where=where) from None
+        raise RecipeError(describe_validation(error, lambda _: fields), where=where) from None
     return {name: getattr(checked, name) for name in fields}
 
 

@@ -226,7 +226,8 @@ class _State:
         decay = schedule.ema
         self.average = None
         if decay is not None:
-            self.average = AveragedModel(training.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(training.network, multi_avg_fn=averaging, use_buffers=True)
         step = Step(training).train()
         self.optimizer = build_optimizer(schedule, [step])
         self.parameters = [p for p in step.parameters() if p.requires_grad]
