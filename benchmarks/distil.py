@@ -59,7 +59,7 @@ def epochs_in_turn(run: Run, epochs: int) -> dict[str, list[float]]:
     """Seconds of each epoch of the student alone and distilled, one epoch of each in turn."""
     recipe = run.recipe
     networks = {name: load_trained(run, f"teacher-{name}", section) for name, section in recipe.teachers.items()}
-    teachers, _ = bind_teachers(run, ())
+    teachers, _ = bind_teachers(run, {})
     presence = [section.input for section in recipe.teachers.values()]
     seconds: dict[str, list[float]] = {"alone": [], "distilled": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """What every method is: a loss over (student outputs, teacher outputs, batch) that gives one value a clip.
 
-A method asks for named features by its attributes `student_features` and `teacher_features`, may own parameters (they
-are the module's) and may declare `phases` that the loop runs in turn. Teachers' tensors may come from inference mode
-and in half precision; `frozen` makes them safe to differentiate against.
+A method asks for named features by its attributes `student_features` and, by teacher, `teacher_features`, may own
+parameters (they are the module's) and may declare `phases` that the loop runs in turn. Teachers' tensors may come from
+inference mode and in half precision; `frozen` makes them safe to differentiate against.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Method(nn.Module):
     """Base of all methods. Subclasses take `context` first and their options by keyword, and implement `forward`."""
 
     student_features: tuple[str, ...] = ()
-    teacher_features: tuple[str, ...] = ()
+    teacher_features: Mapping[str, tuple[str, ...]] = {}
     phases: tuple[str, ...] = ()
 
     def __init__(self, context: MethodContext) -> None:

@@ -49,7 +49,8 @@ class Sum(Method):
             parts.append(build_method(name, context, options, f"methods.{number}"))
         self.methods = nn.ModuleList(parts)
         self.student_features = _union(part.student_features for part in parts)
-        self.teacher_features = _union(part.teacher_features for part in parts)
+        names = {name for part in parts for name in part.teacher_features}
+        self.teacher_features = {n: _union(part.teacher_features.get(n, ()) for part in parts) for n in sorted(names)}
         self.phases = _union(part.phases for part in parts)
 
     def forward(self, student: Outputs, teachers: dict[str, Outputs], batch: Batch) -> Losses:

@@ -85,7 +85,7 @@ class FeatureMSE(Method):
         self.teacher = teacher
         self.teachers = self.check_teachers(teachers)
         self.student_features = () if student == EMBEDDING else (student,)
-        self.teacher_features = () if teacher == EMBEDDING else (teacher,)
+        self.teacher_features = {} if teacher == EMBEDDING else dict.fromkeys(self.teachers, (teacher,))
         source = _channels(student, context.student_dim, context.student_shapes, "the student")
         self.projections = nn.ModuleDict()
         for name in self.teachers:

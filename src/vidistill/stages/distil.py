@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -84,13 +85,13 @@ def make_method(run: Run, student: Network, networks: dict[str, Network], teache
 
 
 def check_method(run: Run) -> None:
-    """Refuse a method that does not fit the networks (a teacher, head or feature that does not exist) before training."""
+    """Refuse a method that asks for a teacher, head or feature that does not exist, before anything is trained."""
     if run.recipe.teachers:
         networks = {name: run.network(section, 0, f"teachers.{name}") for name, section in run.recipe.teachers.items()}
         features_wanted(run, networks)
 
 
-def features_wanted(run: Run, networks: dict[str, Network]) -> tuple[str, ...]:
+def features_wanted(run: Run, networks: dict[str, Network]) -> Mapping[str, tuple[str, ...]]:
     """Names of the teachers' features that the method asks for."""
     student = run.network(run.recipe.student, 0, "student")
     return make_method(run, student, networks, None).teacher_features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +183,26 @@ def spread(values: NDArray[Any], clips: NDArray[np.int64], wanted: NDArray[np.in
     return result
 
 
-def bind_teachers(run: Run, features: tuple[str, ...]) -> tuple[Teachers, tuple[str, ...]]:
-    """All teachers for the students, cached or live, and the inputs that live ones need of every batch."""
+def bind_teachers(run: Run, features: Mapping[str, tuple[str, ...]]) -> tuple[Teachers, tuple[str, ...]]:
+    """All teachers for the students, cached or live, and the inputs that live ones need of every batch.
+
+    `features` names, by teacher, the features that the method asks for.
+    """
     weighting = fit_weighting(run, {name: validation(run, name) for name in run.recipe.teachers})
     members: dict[str, Teacher] = {}
     live_inputs = []
     for name, section in run.recipe.teachers.items():
         network = load_trained(run, f"teacher-{name}", section).to(run.accelerator.device)
-        live = LiveTeacher(name, network, section.input, features)
+        live = LiveTeacher(name, network, section.input, features.get(name, ()))
         if run.recipe.cache.enabled:
-            members[name] = cached(run, name, live, features)
+            members[name] = cached(run, name, live)
         else:
             members[name] = live
             live_inputs.append(section.input)
     return Teachers(members, weighting), tuple(live_inputs)
 
 
-def cached(run: Run, name: str, live: LiveTeacher, features: tuple[str, ...]) -> CachedTeacher:
+def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
     section = run.recipe.teachers[name]
     schedule = run.recipe.schedule
@@ -213,7 +217,7 @@ def cached(run: Run, name: str, live: LiveTeacher, features: tuple[str, ...]) ->
         "policy": run.policy.key(),
         "seed": VIEW_SEED,
         "views": views,
-        "features": list(features),
+        "features": list(live.features),
     }
     dataset = run.dataset([section.input], True)
     root = run.folder / "cache"
