@@ -46,10 +46,8 @@ class Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator | None = None) -> None:
         self.recipe = recipe
         self.folder = recipe.runs / recipe.name
-        precision = "bf16" if recipe.schedule.precision == "bf16" else "no"
         self.accelerator = accelerator or Accelerator(
             cpu=not torch.cuda.is_available(),  # or torchrun without a GPU would start processes that do not meet
-            mixed_precision=precision,
             log_with=list(recipe.track) or None,
             project_dir=str(self.folder),
         )
@@ -185,7 +183,6 @@ class Run:
             "views": self.policy.key(),
             "schedule": training_key(schedule),
             "task": {**self.recipe.task.options, **({"heads": heads} if heads else {})},
-            "precision": str(self.accelerator.mixed_precision),
         }
 
     def network_options(self, section: schema.Network) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _train_step(
     for number in range(len(group)):
         batch = next(stream).to(accelerator.device)
         last = number == len(group) - 1
-        with accelerator.autocast(), _synchronise(state.module, last):
+        with _precision(training), _synchronise(state.module, last):
             taught = training.teachers(batch) if training.teachers else None
             losses, logits = state.module(batch, taught)
             loss = _total(losses, batch, training.curriculum) * (accelerator.num_processes / clips)
@@ -170,6 +170,12 @@ def _train_step(
     state.optimizer.zero_grad()
     if state.average is not None:
         state.average.update_parameters(training.network)
+
+
+def _precision(training: Training) -> torch.autocast:
+    """Half precision for the forward pass where the schedule asks for it; bf16 needs no loss scaling."""
+    half = training.schedule.precision == "bf16"
+    return torch.autocast(training.accelerator.device.type, torch.bfloat16, enabled=half)
 
 
 @contextmanager
