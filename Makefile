@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARITY_DIR ?= tests/parity/data
 
-.PHONY: env demo test lint format results
+.PHONY: env demo test lint format results benchmarks
 env: .venv/ready
 
 .venv/ready: pyproject.toml
@@ -27,3 +27,13 @@ lint: env
 format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The tables of docs/results.md: hours on two cores; they resume.
+results: env
+	$(BIN)/vidistill run recipes/utd_mhad.yaml
+	$(BIN)/vidistill run recipes/jhmdb.yaml
+	$(BIN)/vidistill results runs/utd_mhad runs/jhmdb --output docs/results.md
+
+benchmarks: env
+	$(BIN)/python benchmarks/prepare.py runs/benchmarks/prepare.json
+	$(BIN)/python benchmarks/distil.py runs/benchmarks/distil.json

@@ -46,6 +46,7 @@ class Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator | None = None) -> None:
         self.recipe = recipe
         self.folder = recipe.runs / recipe.name
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.accelerator = accelerator or Accelerator(
             cpu=not torch.cuda.is_available(),  # or torchrun without a GPU would start processes that do not meet
             log_with=list(recipe.track) or None,
@@ -236,10 +237,15 @@ def _cpu_name() -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON beside and rename."""
+    write_text(path, json.dumps(content, indent=1, default=_plain))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text beside and rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp")
-        beside.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write ({error.strerror})", where=str(path), todo="Free disk space") from error
@@ -258,6 +264,6 @@ def start(run: Run) -> None:
     """Make the run's folder and note recipe and environment."""
     if run.main:
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "recipe.yaml").write_text(dump_recipe(run.recipe), encoding="utf-8")
+        write_text(run.folder / "recipe.yaml", dump_recipe(run.recipe))
         write_json(run.folder / "environment.json", environment())
     run.accelerator.wait_for_everyone()
