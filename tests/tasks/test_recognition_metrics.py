@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vidistill.tasks import metrics as measure
 from vidistill.tasks.metrics import Interval, intervals, mean_statistic, paired_difference
+from vidistill.tasks.recognition import Recognition
 
 RANDOM = np.random.default_rng(2)
 LOGITS = (RANDOM.normal(size=(300, 7)) * 2).astype(np.float32)
@@ -192,3 +193,14 @@ def test_the_reliability_diagram_adds_up_to_the_calibration_error() -> None:
     assert sum(diagram["count"]) == 300
     assert sum(gaps) / 300 == pytest.approx(measure.expected_calibration_error(LOGITS, LABELS))
     assert measure.reliability(LOGITS[:0], LABELS[:0])["count"] == [0] * 15
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=15, deadline=None)
+def test_every_metric_lies_within_its_own_interval(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits, labels = random.normal(size=(60, 5)) * 3, random.integers(0, 5, 60)
+    task = Recognition({"action": 5})
+    for name, found in task.metrics({"action": logits}, {"action": labels}, bootstrap=200).items():
+        assert found.low <= found.value <= found.high, name
+        assert found.low >= 0

@@ -56,11 +56,12 @@ def _upright(frame: Any, image: Frames) -> Frames:
 def _pixels(frame: Any, luma: bool, shape: tuple[int, int] | None) -> Frames:
     """A frame as stored: RGB uint8 (H, W, 3), or its luma plane untouched (H, W, 1); later sizes follow the first."""
     height, width = shape or (frame.height, frame.width)
+    # One thread: for frames of training size, starting threads costs three times the conversion itself.
     if not luma:
-        return np.asarray(frame.to_ndarray(format="rgb24", width=width, height=height))
+        return np.asarray(frame.to_ndarray(format="rgb24", width=width, height=height, threads=1))
     planar = frame.format.name.startswith(("yuvj", "yuv4", "gray", "nv")) and frame.format.components[0].bits == 8
     if not planar or (frame.height, frame.width) != (height, width):
-        return np.asarray(frame.to_ndarray(format="gray", width=width, height=height))[:, :, None]
+        return np.asarray(frame.to_ndarray(format="gray", width=width, height=height, threads=1))[:, :, None]
     plane = frame.planes[0]
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width, None]
 

@@ -98,9 +98,7 @@ def over_seeds(statistics: Sequence[Statistics], clips: int) -> dict[str, dict[s
     drawn = {name: _resample([s[name] for s in statistics], clips) for name in statistics[0]}
     return {
         name: {
-            "value": float(np.mean(values[name])),
-            "low": float(np.nanpercentile(drawn[name], 2.5)),
-            "high": float(np.nanpercentile(drawn[name], 97.5)),
+            **measure.percentile_interval(float(np.mean(values[name])), drawn[name]).as_dict(),
             "per_seed": values[name],
         }
         for name in values
