@@ -88,9 +88,8 @@ def percentile_interval(value: float, drawn: Floats) -> Interval:
     if np.isnan(drawn).all():
         return Interval(value, float("nan"), float("nan"))
     low, high = np.nanquantile(drawn, [0.025, 0.975]) - (np.nanmean(drawn) - value)
-    return Interval(
-        value, float(max(low, min(value, np.nanmin(drawn)))), float(min(high, max(value, np.nanmax(drawn))))
-    )
+    low, high = max(low, np.nanmin(drawn)), min(high, np.nanmax(drawn))
+    return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
 def restricted(statistic: Statistic, counted: NDArray[np.bool_]) -> Statistic:
