@@ -144,7 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.output.parent
     root = make_synthetic(work / "clips")
-    run = run_recipe(make_recipe(recipe_tree(root, work, arguments.epochs, arguments.width)), "audit")
+    run = run_recipe(make_recipe(recipe_tree(root, work, arguments.epochs, arguments.width)), "teachers")
     seconds = epochs_in_turn(run, arguments.epochs)
     median = {kind: statistics.median(values) for kind, values in seconds.items()}
     memory = {str(n): own_memory(repeated_set(root, n, work / f"clips-{n}"), work) for n in (1, 4)}

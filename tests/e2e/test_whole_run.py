@@ -92,6 +92,19 @@ def test_the_exported_student_predicts_a_file(folder: Path, tmp_path: Path, tiny
     assert {row["label"] for row in result["predictions"]["action"]} == {"speed0", "speed1", "speed2"}
 
 
+def test_the_command_prints_and_writes_a_prediction(
+    folder: Path, tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vidistill.cli.main import predict
+
+    np.save(tmp_path / "clip.npy", np.load(tiny_set / "frames.npz")["clip 01"])
+    monkeypatch.chdir(tmp_path)
+    predict(tmp_path / "clip.npy", folder / "export" / "student.onnx", top=2)
+    written = document(tmp_path, "clip.prediction.json")
+    assert len(written["predictions"]["action"]) == 2
+    assert "speed" in capsys.readouterr().out
+
+
 def test_changed_teachers_are_trained_anew_and_students_after_them(tree: dict[str, Any], folder: Path) -> None:
     copy = folder.parent / "changed"
     shutil.copytree(folder, copy)

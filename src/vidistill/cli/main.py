@@ -84,7 +84,7 @@ def predict(
     model: Annotated[Path, typer.Option(help="An exported student (.onnx).")],
     top: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 5,
     to: Annotated[
-        Path | None, typer.Option("--output", help="Where to write the JSON; default beside the video.")
+        Path | None, typer.Option("--output", help="The JSON to write; default: here, named after the video.")
     ] = None,
 ) -> None:
     """Say what a video shows; prints a table and writes JSON.
@@ -95,7 +95,7 @@ def predict(
     from vidistill.stages.run import write_json
 
     result = Predictor(model).predict(video, top=top)
-    target = to or video.with_suffix(".prediction.json")
+    target = to or Path(f"{video.stem}.prediction.json")
     write_json(target, result)
     for head, ranked in result["predictions"].items():
         table = Table(head, "probability", title=str(video))
