@@ -89,7 +89,7 @@ def test_a_teacher_without_input_has_no_say_and_the_rest_share_its_weight() -> N
     answers = group(some)
     alone = torch.tensor([not seen for seen in present])
     torch.testing.assert_close(answers[ENSEMBLE].logits["action"][alone], answers["a"].logits["action"][alone])
-    weights = group.last_weights(some, answers)
+    weights = group.weights(answers)
     assert weights["b"].tolist() == [0.5 if seen else 0.0 for seen in present]
     assert weights["a"].tolist() == [0.5 if seen else 1.0 for seen in present]
 

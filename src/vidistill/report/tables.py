@@ -162,15 +162,7 @@ def main_metric(results: Mapping[str, Any]) -> str | None:
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Result rows in reading order: teachers, their ensemble, the student alone, the student distilled."""
-    found = sorted(_rows(results), key=lambda row: _ROLES.get(str(row.get("role")), 9))
-    alone = by_role(results, "alone")
-    same = ("parameters", "gmacs")
-    for place, row in enumerate(found):
-        twin = row.get("role") == "distilled" and all(row.get(key) == alone.get(key) is not None for key in same)
-        if twin and number(row.get("latency_ms")) is None:
-            # The same network with other weights: it was timed once.
-            found[place] = {**row, "latency_ms": alone.get("latency_ms")}
-    return found
+    return sorted(_rows(results), key=lambda row: _ROLES.get(str(row.get("role")), 9))
 
 
 def partial_clips(row: Mapping[str, Any], results: Mapping[str, Any]) -> int | None:

@@ -7,6 +7,7 @@ the same clips and the same seeds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,8 +165,6 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
 
 def read_history(run: Run, label: str) -> list[dict[str, Any]]:
     """The epochs of a network's training."""
-    import json
-
     path = folder_of(run, label) / "history.jsonl"
     if not path.is_file():
         return []

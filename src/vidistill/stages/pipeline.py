@@ -80,7 +80,7 @@ def _prepare(run: Run) -> None:
 def _audit(run: Run) -> None:
     if run.recipe.teachers:
         audit_teachers(run)
-    else:
+    elif run.main:
         write_json(run.folder / "audit.json", {"teachers": {}})
 
 

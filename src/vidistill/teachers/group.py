@@ -51,7 +51,8 @@ class Teachers:
     """Call it with a batch to get `{teacher name: Outputs, ..., ENSEMBLE: Outputs}`.
 
     Calibrated logits are what students see: each teacher's logits come divided by its temperature.
-    The ensemble's embedding has no columns: there is no embedding that all teachers share.
+    The ensemble's embedding has no columns: there is no embedding that all teachers share. Its feature `weights` (B, M)
+    says how much each teacher weighed in the first head.
     """
 
     def __init__(self, members: Mapping[str, Teacher], weighting: Weighting) -> None:
@@ -62,24 +63,23 @@ class Teachers:
         answers = {name: self._calibrated(name, member(batch)) for name, member in self.members.items()}
         present = self.present(batch)
         heads = next(iter(answers.values())).logits
-        combined = {}
+        combined: dict[str, Tensor] = {}
+        shares: dict[str, Tensor] = {}
         for head in heads:
             stacked = torch.stack([answer.logits[head] for answer in answers.values()], 1)  # (B, M, C)
             weights = self.weighting.weights(head, stacked, batch.labels[head])
             combined[head] = combine(stacked, weights, present)
+            shares.setdefault("weights", present_weights(weights, present))
         empty = torch.zeros(len(batch), 0, device=batch.clip.device)
-        return {**answers, ENSEMBLE: Outputs(combined, empty)}
+        return {**answers, ENSEMBLE: Outputs(combined, empty, shares)}
 
     def present(self, batch: Batch) -> Tensor:
         """Which teacher can see which clip: (B, M) bool."""
         return torch.stack([batch.present[member.input_name] for member in self.members.values()], 1)
 
-    def last_weights(self, batch: Batch, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
-        """Weight (B,) of each teacher in the ensemble's first head, for the history."""
-        head = next(iter(answers[ENSEMBLE].logits))
-        stacked = torch.stack([answers[name].logits[head] for name in self.members], 1)
-        weights = self.weighting.weights(head, stacked, batch.labels[head])
-        return dict(zip(self.members, present_weights(weights, self.present(batch)).unbind(1), strict=True))
+    def weights(self, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
+        """Weight (B,) of each teacher in the ensemble's first head, from what the group answered."""
+        return dict(zip(self.members, answers[ENSEMBLE].features["weights"].unbind(1), strict=True))
 
     def _calibrated(self, name: str, outputs: Outputs) -> Outputs:
         temperatures = self.weighting.temperatures.get(name, {})

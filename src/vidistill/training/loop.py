@@ -213,7 +213,7 @@ def _batch_sums(
     for head, values in logits.items():
         sums[f"right:{head}"] = (values.detach().argmax(1) == batch.labels[head]).sum()
     if teachers is not None and taught is not None:
-        for name, weight in teachers.last_weights(batch, taught).items():
+        for name, weight in teachers.weights(taught).items():
             sums[f"weight:{name}"] = weight.sum()
     return sums
 
