@@ -38,3 +38,4 @@ results: env
 benchmarks: env
 	$(BIN)/python benchmarks/prepare.py runs/benchmarks/prepare.json
 	$(BIN)/python benchmarks/distil.py runs/benchmarks/distil.json
+	$(BIN)/python benchmarks/detection_metrics.py runs/benchmarks/detection_metrics.json
