@@ -13,10 +13,20 @@ from vidistill.models.graph_conv import adjacency
 from vidistill.models.pooling import Temporal, temporal_pooling
 
 HEADS = {"verb": 4, "noun": 3}
-SEQUENCE, GRAPH = ("gru", "temporal_conv"), ("graph_conv",)
-ORDER_AWARE = ("compact3d", "gru", "temporal_conv", "graph_conv", "s3d")
-QUICK = ("compact3d", "graph_conv", "gru", "mobilenet_v3_small", "resnet18", "temporal_conv")
-BIG = tuple(name for name in NETWORKS.names() if name not in QUICK)
+SEQUENCE, GRAPH = ("gru", "gru_mean", "temporal_conv"), ("graph_conv",)
+ORDER_AWARE = ("compact3d", "gru", "gru_mean", "temporal_conv", "graph_conv", "s3d", "stacked_resnet18")
+QUICK = (
+    "compact3d",
+    "graph_conv",
+    "gru",
+    "gru_mean",
+    "mobilenet_v3_small",
+    "resnet18",
+    "stacked_resnet18",
+    "temporal_conv",
+)
+ELSEWHERE = ("detector", "frame_embedder", "sequence_embedder")  # over other inputs; tested in files of their own
+BIG = tuple(name for name in NETWORKS.names() if name not in (*QUICK, *ELSEWHERE))
 
 
 def input_shape(name: str, channels: int = 3) -> tuple[int, ...]:

@@ -7,12 +7,16 @@ from pathlib import Path
 from vidistill.core.errors import CheckpointError, RecipeError
 from vidistill.core.recipe import Recipe
 from vidistill.core.registry import nearest
+from vidistill.models import Network
 from vidistill.models.import_ import import_checkpoint, prefix_map
+from vidistill.models.published import published_keys
 from vidistill.models.weights import misfit, save_weights
 from vidistill.stages.run import Run
 
 
-def convert(checkpoint: Path, recipe: Recipe, network: str, to: Path, renames: list[str]) -> str:
+def convert(
+    checkpoint: Path, recipe: Recipe, network: str, to: Path, renames: list[str], published: str | None = None
+) -> str:
     """Write `checkpoint` as safetensors for the student or a teacher of a recipe; says what to do with the file.
 
     Args:
@@ -22,21 +26,21 @@ def convert(checkpoint: Path, recipe: Recipe, network: str, to: Path, renames: l
         to: where to write.
         renames: `published-prefix=our-prefix` pairs; an empty right side drops the keys. Heads that are dropped or
             have other classes keep their fresh weights.
+        published: instead of `renames`, a system whose key map for this network is used; see `models.published`.
 
     Raises:
+        RecipeError: no such network or system, malformed renames, or renames beside a system.
         CheckpointError: keys or shapes do not fit; the first of them are named.
     """
     sections = {"student": recipe.student, **recipe.teachers}
     if network not in sections:
         raise RecipeError(f"no network {network!r} in the recipe", where="--network", todo=nearest(network, sections))
-    prefixes: dict[str, str | None] = {}
-    for text in renames:
-        old, separator, new = text.partition("=")
-        if not separator:
-            raise RecipeError(f"{text!r} is not published-prefix=our-prefix", where="--rename")
-        prefixes[old] = new or None
-    tensors = import_checkpoint(checkpoint, prefix_map(prefixes))
+    if published is not None and renames:
+        raise RecipeError("a published system has its own key map", where="--published", todo="Leave out --rename.")
+    renamed = prefix_map(parse_renames(renames))
     target = Run(recipe).network(sections[network], 0, network)
+    keys = renamed if published is None else published_keys(published, target, "--published")
+    tensors = import_checkpoint(checkpoint, keys)
     expected = target.state_dict()
     heads = [key for key in expected if key.startswith("head.")]
     fresh = [k for k in heads if k not in tensors or tensors[k].shape != expected[k].shape]
@@ -47,10 +51,35 @@ def convert(checkpoint: Path, recipe: Recipe, network: str, to: Path, renames: l
     problem = misfit(expected, given)
     if problem:
         raise CheckpointError(
-            f"does not fit network {target.name!r}: {problem}", where=str(checkpoint), todo="Map keys with --rename"
+            f"does not fit network {target.name!r}: {problem}",
+            where=str(checkpoint),
+            todo="Map keys with --rename" if published is None else "Build the network that was published.",
         )
     target.load_state_dict(given)
     save_weights(target, to)
-    use = f"teachers.{network}.checkpoint: {to}" if network != "student" else f"student.weights: {to}"
     note = f" ({len(fresh)} head tensors are fresh: train them)" if fresh else ""
-    return f"written: {to}{note}; use it as {use}"
+    return f"written: {to}{note}; use it as {place_of(network, target, to)}"
+
+
+def parse_renames(renames: list[str]) -> dict[str, str | None]:
+    """`published-prefix=our-prefix` texts as prefixes; an empty right side becomes None.
+
+    Raises:
+        RecipeError: a text without "=".
+    """
+    prefixes: dict[str, str | None] = {}
+    for text in renames:
+        old, separator, new = text.partition("=")
+        if not separator:
+            raise RecipeError(f"{text!r} is not published-prefix=our-prefix", where="--rename")
+        prefixes[old] = new or None
+    return prefixes
+
+
+def place_of(network: str, target: Network, to: Path) -> str:
+    """Where a recipe takes the written file."""
+    if network != "student":
+        return f"teachers.{network}.checkpoint: {to}"
+    if "weights" in target.options:
+        return f"student.weights: {to}"
+    return f"checkpoint: {to} of a teacher, or encoder.weights: {to} of a detector"

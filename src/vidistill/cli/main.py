@@ -137,14 +137,18 @@ def import_command(
     network: Annotated[str, typer.Option(help="'student' or a teacher's name.")] = "student",
     to: Annotated[Path, typer.Option("--output", help="The file to write.")] = Path("imported.safetensors"),
     rename: Annotated[list[str] | None, typer.Option(help="theirs=ours, key prefixes; empty right side drops.")] = None,
+    published: Annotated[str | None, typer.Option(help="A published system: its key map, not --rename.")] = None,
 ) -> None:
     """Convert a published checkpoint to this project's weights (no pickled code is run).
 
-    Example: vidistill import r3d18.pth --recipe recipes/jhmdb.yaml --network rgb --rename fc.=head.action.
+    Examples:
+    vidistill import r3d18.pth --recipe recipes/jhmdb.yaml --network rgb --rename fc.=head.action.
+
+    vidistill import embed_200.pth --recipe recipe.yaml --network skeleton --published graph
     """
     from vidistill.cli.importing import convert
 
-    output.print(convert(checkpoint, load_recipe(recipe), network, to, rename or []), soft_wrap=True)
+    output.print(convert(checkpoint, load_recipe(recipe), network, to, rename or [], published), soft_wrap=True)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from vidistill.data.formats import FORMATS
 from vidistill.methods import METHODS
 from vidistill.modalities import MODALITIES
 from vidistill.models import NETWORKS
-from vidistill.tasks.recognition import TASKS
+from vidistill.tasks import TASKS
 
 
 def registries() -> dict[str, list[str]]:

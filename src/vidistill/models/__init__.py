@@ -10,7 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidistill.core.registry import check_options
-from vidistill.models import compact3d, graph_conv, image_trunks, sequence, video_trunks  # noqa: F401
+from vidistill.models import (  # noqa: F401
+    compact3d,
+    detector,
+    frame_embedder,
+    fusion_network,
+    graph_conv,
+    image_trunks,
+    plain_gru,
+    published_fewshot,
+    sequence,
+    sequence_embedder,
+    stacked_frames,
+    video_trunks,
+)
 from vidistill.models.base import Backbone, Heads, Network
 from vidistill.models.networks import NETWORKS, NetworkBuilder
 from vidistill.models.weights import load_weights, save_weights
