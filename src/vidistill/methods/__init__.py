@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidistill.methods import combined, crosskd, dist, dkd, feature_mse, kd, rkd
+from vidistill.methods import combined, crosskd, dist, dkd, feature_mse, graph, kd, litemkd, rkd
 from vidistill.methods.base import METHODS, Method, MethodContext, build_method
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "dist",
     "dkd",
     "feature_mse",
+    "graph",
     "kd",
+    "litemkd",
     "rkd",
 ]

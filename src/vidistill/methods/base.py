@@ -37,6 +37,10 @@ class MethodContext:
         teacher_inputs: the input (key of `Batch.present`) that each teacher sees.
         student_shapes: shape without batch of each feature the student can give.
         teacher_shapes: the same for each teacher, by teacher name.
+        teacher_accuracy: fraction of the validation part that each teacher gets right, by teacher name, in [0, 1];
+            empty where it was not measured.
+        learner: `learner(teacher)` gives a trainable copy of a teacher's network with its trained weights; None where
+            no networks can learn along with the student.
     """
 
     student_dim: int
@@ -46,18 +50,34 @@ class MethodContext:
     teacher_inputs: dict[str, str] = field(default_factory=dict)
     student_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     teacher_shapes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    teacher_accuracy: dict[str, float] = field(default_factory=dict)
+    learner: Callable[[str], nn.Module] | None = None
 
 
 class Method(nn.Module):
-    """Base of all methods. Subclasses take `context` first and their options by keyword, and implement `forward`."""
+    """Base of all methods. Subclasses take `context` first and their options by keyword, and implement `forward`.
+
+    Attributes:
+        student_features: the student's features to ask for.
+        teacher_features: the teachers' features to ask for, by teacher name.
+        phases: names of phases that the loop runs in turn.
+        peers: networks that learn along with the student, by `module_key` of a teacher's name. The loop runs each in
+            train mode and puts its outputs, with gradient, in place of the frozen teacher's.
+        peer_inputs: the input (key of `Batch.inputs`) of each peer, by teacher name.
+        learning_rate_scale: factor of the student's learning rate for the method's own parameters; peers learn at the
+            student's rate.
+    """
 
     student_features: tuple[str, ...] = ()
     teacher_features: Mapping[str, tuple[str, ...]] = {}
     phases: tuple[str, ...] = ()
+    learning_rate_scale: float = 1.0
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
         self.context = context
+        self.peers = nn.ModuleDict()
+        self.peer_inputs: dict[str, str] = {}
 
     def forward(self, student: Outputs, teachers: dict[str, Outputs], batch: Batch) -> Losses:
         """Named terms, each with one value a clip (B,).
@@ -68,6 +88,11 @@ class Method(nn.Module):
             batch: the clips; `batch.present` says which inputs each clip has.
         """
         raise NotImplementedError
+
+    def own_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The method's own parameters, without its peers', with the factor of the learning rate they ask for."""
+        peers = {id(parameter) for parameter in self.peers.parameters()}
+        return [([p for p in self.parameters() if id(p) not in peers], self.learning_rate_scale)]
 
     def teacher_mask(self, teacher: str, batch: Batch) -> Tensor:
         """Which clips (B,) bool the teacher could see; for the ensemble: which clips at least one teacher could see."""
@@ -134,6 +159,11 @@ def build_method(name: str, context: MethodContext, options: Mapping[str, Any], 
     except RecipeError as error:
         line = str(error)
         raise RecipeError(line, where=None if line.startswith(place) else place) from None
+
+
+def module_key(name: str) -> str:
+    """A network's name as the name of a module, which may hold no dot and must not be an attribute of a module."""
+    return "of_" + name.replace(".", "_dot_")
 
 
 def precise(values: Tensor) -> Tensor:

@@ -52,6 +52,16 @@ class Sum(Method):
         names = {name for part in parts for name in part.teacher_features}
         self.teacher_features = {n: _union(part.teacher_features.get(n, ()) for part in parts) for n in sorted(names)}
         self.phases = _union(part.phases for part in parts)
+        for part in parts:
+            twice = sorted(set(part.peer_inputs) & set(self.peer_inputs))
+            if twice:
+                raise RecipeError(f"two methods of the sum train {twice[0]!r} along", todo="Let one of them do so.")
+            self.peers.update(dict(part.peers.items()))
+            self.peer_inputs |= part.peer_inputs
+
+    def own_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Those of all methods."""
+        return [group for method in self.methods for group in method.own_parameters()]  # type: ignore[operator]
 
     def forward(self, student: Outputs, teachers: dict[str, Outputs], batch: Batch) -> Losses:
         """The terms of all methods."""
