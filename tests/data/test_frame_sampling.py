@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vidistill.core.errors import DataError
 from vidistill.core.seeds import generator
-from vidistill.data.sampling import dense_indices, uniform_indices
+from vidistill.data.sampling import dense_indices, spanning_indices, uniform_indices
 
 sizes = {"length": st.integers(1, 400), "frames": st.integers(1, 32), "clips": st.integers(1, 5)}
 draws = st.one_of(st.none(), st.integers(0, 99))
@@ -67,6 +67,27 @@ def test_a_view_that_fits_is_whole_unless_released() -> None:
     assert views.tolist() == [[0, 5, 10, 15]] * 3
     assert released[2].tolist() == [1, 6, 11, 16]
     assert dense_indices(20, 4, 5, 4, generator=generator(0), variant="released").shape == (4, 4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(length=sizes["length"], frames=sizes["frames"], trim=st.booleans(), seed=draws)
+def test_spanning_views_go_from_end_to_end_but_for_what_is_trimmed(length, frames, trim, seed) -> None:
+    indices = spanning_indices(length, frames, trim=trim, generator=None if seed is None else generator(seed))
+    assert indices.shape == (1, frames)
+    assert (np.diff(indices) >= 0).all()
+    assert 0 <= indices[0, 0] <= 5 and indices[0, -1] < length
+    if frames > 1:
+        assert indices[0, -1] >= length - 1 - 5
+        assert trim or (indices[0, 0] == 0 and indices[0, -1] == length - 1)
+    if length == frames:
+        assert indices[0].tolist() == list(range(length))
+
+
+def test_trimmed_views_leave_out_an_end_in_testing_and_up_to_five_frames_in_training() -> None:
+    assert spanning_indices(30, 8, trim=True)[0, [0, -1]].tolist() == [1, 28]
+    assert spanning_indices(10, 8, trim=True)[0, [0, -1]].tolist() == [0, 9]
+    drawn = np.concatenate([spanning_indices(30, 8, trim=True, generator=generator(seed)) for seed in range(300)])
+    assert (drawn[:, 0].min(), drawn[:, 0].max(), drawn[:, -1].min(), drawn[:, -1].max()) == (0, 5, 24, 29)
 
 
 @pytest.mark.parametrize("wrong", [{"length": 0}, {"frames": 0}, {"clips": 0}, {"stride": 0}])

@@ -84,7 +84,7 @@ def test_layouts_are_whole(name: str) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=seeds, name=st.sampled_from(["kinect20", "kinect25", "jhmdb15", "coco17"]))
+@given(seed=seeds, name=st.sampled_from(["kinect20", "kinect25", "jhmdb15", "coco17", "cad15"]))
 @pytest.mark.parametrize("kind", ["joints", "jjd", "jjv", "jld"])
 def test_mirroring_a_skeleton_and_the_view_is_identity(kind: str, seed: int, name: str) -> None:
     layout = get_layout(name)

@@ -24,6 +24,7 @@ from vidistill.modalities.base import (
     pair,
     select,
 )
+from vidistill.modalities.depth_holes import fill_holes
 from vidistill.modalities.rgb import read_frames
 
 FAR_CODE = 20
@@ -38,22 +39,26 @@ class DepthSource(SourceOptions):
     Attributes:
         short_side: pixels of the stored short side; smaller frames stay as they are.
         coding: `code` for 8-bit frames that hold the nearness code already (UTD-MHAD here), `millimetres` for
-            numbers, `auto`: 8-bit is code, anything else is millimetres.
+            numbers, `auto`: 8-bit is code, anything else is millimetres. `released`: 16-bit numbers as floor(d / 256),
+            what the checkpoints of Luo et al. (ECCV 2018) were trained on (mean 0.0626, std 0.0154); a room has some
+            20 levels then.
         near: millimetres of code 255; nearer is clamped.
         far: millimetres of code 20; farther is clamped.
         levels: of 8-bit video: `full` (luma 0..255 is the code), `video` (luma 16..235 is code 0..255: what encoders
             make of grey input; UTD-MHAD here), `auto`: video where more of the clip is near luma 16 than near 0,
             as "no depth" is the one code that both kinds have in plenty. Images and arrays are full.
+        fill_holes: pixels without depth take the nearest depth of their frame.
         none_below: 8-bit codes below it count as no depth: compressed video blurs the border of 0.
         weights: depth network for `derive`: a folder, or a model name of the Hugging Face hub.
         rate: frames a second of frame folders and arrays (None: the clip's fps, else 30).
     """
 
     short_side: int | None = 128
-    coding: Literal["auto", "code", "millimetres"] = "auto"
+    coding: Literal["auto", "code", "millimetres", "released"] = "auto"
     near: float = 800.0
     far: float = 4000.0
     levels: Literal["auto", "full", "video"] = "auto"
+    fill_holes: bool = False
     none_below: int = 10
     weights: str | None = None
     rate: float | None = None
@@ -112,7 +117,10 @@ class Depth(Encoding):
         if frames.dtype == np.uint8 and not (path.is_dir() or path.suffix.lower() in ARRAYS):
             frames = full_range(frames, options.levels)
         codes = nearness_codes(frames, options, str(path))
-        return replace(signal, values=store_size(codes, options.short_side))
+        codes = store_size(codes, options.short_side)
+        if options.fill_holes:
+            codes = fill_holes(codes[..., 0], codes[..., 0] > 0)[..., None]
+        return replace(signal, values=codes)
 
     @classmethod
     def derive(cls, rgb: Signal, options: DepthSource) -> Signal:
@@ -148,6 +156,10 @@ def nearness_codes(values: NDArray[Any], options: DepthSource, where: str) -> ND
     coding = options.coding
     if coding == "auto":
         coding = "code" if frames.dtype == np.uint8 else "millimetres"
+    if coding == "released":
+        if frames.dtype.kind not in "iu" or frames.dtype.itemsize < 2:
+            raise DataError(f"16-bit depth is expected, not {frames.dtype}", where=where, todo="Use another coding.")
+        return np.asarray(np.clip(frames // 256, 0, 255), np.uint8)[..., None]
     if coding == "code":
         valid = frames >= max(options.none_below, 1)
         codes = np.clip(frames, FAR_CODE, NEAR_CODE)

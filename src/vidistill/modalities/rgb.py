@@ -27,6 +27,7 @@ from vidistill.modalities.base import (
     select,
     within,
 )
+from vidistill.modalities.frame_folders import check_series
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -132,10 +133,12 @@ def read_frames(
 
     Raises:
         DecodeError: the file cannot be read.
-        DataError: no frame lies within the clip.
+        DataError: no frame lies within the clip, or a folder of numbered images leaves numbers out.
     """
     from vidistill.data.decoding import open_frames  # the decoder is needed at prepare time only
 
+    if path.is_dir():
+        check_series(path)
     with open_frames(path, key, rate=rate or clip.fps, luma=luma) as source:
         times = np.asarray(source.times, np.float64)
         wanted = within(times, source.rate, clip)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip, Signal, View
 from vidistill.modalities.arrays import array_signal
-from vidistill.modalities.base import MODALITIES, Encoding, SourceOptions, select
+from vidistill.modalities.base import MODALITIES, Encoding, SourceOptions, cut, select
 from vidistill.modalities.joints import (
     fill_missing,
     joint_distances,
@@ -29,6 +29,7 @@ from vidistill.modalities.joints import (
     times_of,
     velocities,
 )
+from vidistill.modalities.skeleton_files import SUFFIXES, read_skeleton_file
 from vidistill.modalities.skeleton_layouts import Layout, get_layout, layout_for
 
 STANDARD: dict[str, tuple[float, float]] = {
@@ -54,10 +55,12 @@ class SkeletonSource(SourceOptions):
     Attributes:
         rate: frames a second (None: the clip's fps, else 30).
         scale: factor from the file's unit to metres.
+        features: arrays are (T, D) features of the kind that is asked for, computed elsewhere, not joints.
     """
 
     rate: float | None = None
     scale: float = 1.0
+    features: bool = False
 
 
 @MODALITIES.register("skeleton")
@@ -68,7 +71,8 @@ class Skeleton(Encoding):
     Attributes:
         frames: time steps (None: the view's own).
         kind: joints (centred on the first person's root; with velocities), jjd, jjv or jld.
-        joints: joint list: kinect20, kinect25, ntu12, jhmdb15, coco17, or auto (then call `fitted` before `shape`).
+        joints: joint list: kinect20, kinect25, ntu12, jhmdb15, coco17, cad15, or auto (then call `fitted`
+            before `shape`).
         persons: persons taken; a clip with fewer repeats its last one.
         velocity: kind joints also gives movement in metres a second, measured before centring.
         mark: kind joints also gives 1 for joints that were seen, 0 for interpolated ones.
@@ -100,7 +104,9 @@ class Skeleton(Encoding):
 
     def fitted(self, signal: Signal) -> Skeleton:
         """The same encoding with the joint list settled by a signal's number of joints."""
-        return self if self.joints != "auto" else replace(self, joints=layout_for(signal.values.shape[-2]))
+        if self.joints == "auto" and signal.values.ndim == 2:
+            raise RecipeError("features do not say of which joints they are", where="skeleton", todo="Set joints.")
+        return self if self.joints != "auto" else replace(self, joints=layout_for(signal.values.shape[-2], space=True))
 
     @property
     def channels(self) -> int:
@@ -127,6 +133,8 @@ class Skeleton(Encoding):
         fitted = self.fitted(signal)
         layout = get_layout(fitted.joints, "skeleton")
         indices = select(signal, view, self.frames)
+        if signal.values.ndim == 2:
+            return self._features(signal, indices, view.flip)
         points, seen = self._points(signal, indices, layout)
         if view.flip:
             points = mirrored(points, layout, self.persons) * torch.tensor([-1.0, 1.0, 1.0])
@@ -141,6 +149,26 @@ class Skeleton(Encoding):
         else:
             features = line_distances(points, lines_of(layout, self.persons))
         return (features - mean) / std
+
+    def _features(self, signal: Signal, indices: NDArray[np.int64], flip: bool) -> torch.Tensor:
+        """Features that were computed elsewhere, standardised; which of them a mirror exchanges is not known.
+
+        Raises:
+            DataError: not as many as this kind has.
+            RecipeError: a flipped view.
+        """
+        mean, std = self._standard()
+        if signal.values.shape[1:] != self.shape[1:]:
+            raise DataError(
+                f"{signal.values.shape[1]} features, but {self.kind} of {self.persons} persons' {self.joints!r} are "
+                f"{self.shape[1]}",
+                todo="Set the skeleton's `kind`, `joints` and `persons`.",
+            )
+        if flip:
+            raise RecipeError(
+                "features cannot be mirrored", where="skeleton", todo="Set views.flip to 0, or give joints."
+            )
+        return (torch.from_numpy(np.asarray(signal.values[indices], np.float32)) - mean) / std
 
     def _standard(self) -> tuple[float, float]:
         mean, std = STANDARD[self.kind]
@@ -183,12 +211,20 @@ class Skeleton(Encoding):
     def load(cls, path: Path, key: str | None, clip: Clip, options: SkeletonSource) -> Signal:
         """The clip's joints, float32 (T, [P,] J, 3); where some were not seen, (T, [P,] J, 4) as `mark_missing` gives.
 
+        `.skeleton` and `.txt` files are raw text of NTU RGB+D, PKU-MMD or CAD-60; others are arrays.
+
         Raises:
+            SignalAbsent: raw text without anybody.
             DataError: not a skeleton, or no joint in any frame.
         """
         where = f"{path}#{key}" if key else str(path)
-        signal = array_signal(path, key, clip, options.rate, 30.0)
+        if path.suffix.lower() in SUFFIXES:
+            signal = cut(Signal(read_skeleton_file(path), options.rate or clip.fps or 30.0), clip)
+        else:
+            signal = array_signal(path, key, clip, options.rate, 30.0)
         values = signal.values
+        if options.features and values.ndim == 2:
+            return replace(signal, values=np.asarray(values, np.float32))
         if values.ndim not in (3, 4) or values.shape[-1] != 3:
             raise DataError(f"joints (T, J, 3) are expected, not {values.shape}", where=where)
         points = np.asarray(values, np.float32) * np.float32(options.scale)

@@ -140,14 +140,32 @@ COCO17 = Layout(
     chords=((9, 10), (15, 16), (0, 9), (0, 10), (9, 15), (10, 16), (9, 11), (10, 12)),
 )  # fmt: skip
 
+CAD15 = Layout(
+    joints=(
+        "head", "neck", "torso", "left_shoulder", "left_elbow", "right_shoulder", "right_elbow", "left_hip",
+        "left_knee", "right_hip", "right_knee", "left_hand", "right_hand", "left_foot", "right_foot",
+    ),
+    bones=(
+        (0, 1), (1, 2), (1, 3), (3, 4), (4, 11), (1, 5), (5, 6), (6, 12),
+        (2, 7), (7, 8), (8, 13), (2, 9), (9, 10), (10, 14),
+    ),
+    swaps=((3, 5), (4, 6), (7, 9), (8, 10), (11, 12), (13, 14)),
+    root=(2,),
+    chords=((11, 12), (13, 14), (0, 11), (0, 12), (11, 13), (12, 14), (2, 11), (2, 12)),
+)  # fmt: skip
+"""CAD-60 (Sung et al., ICRA 2012)."""
+
 LAYOUTS: dict[str, Layout] = {
     "kinect20": KINECT20,
     "kinect25": KINECT25,
     "ntu12": NTU12,
     "jhmdb15": JHMDB15,
     "coco17": COCO17,
+    "cad15": CAD15,
 }
 BY_COUNT = {20: "kinect20", 25: "kinect25", 15: "jhmdb15", 17: "coco17"}
+BY_COUNT_3D = BY_COUNT | {15: "cad15"}
+"""JHMDB's joints are points of the picture: fifteen joints in space are CAD-60's."""
 
 
 def get_layout(name: str, where: str | None = None) -> Layout:
@@ -163,9 +181,10 @@ def get_layout(name: str, where: str | None = None) -> Layout:
     return LAYOUTS[name]
 
 
-def layout_for(joints: int) -> str:
-    """The name of the joint list with that many joints."""
-    if joints not in BY_COUNT:
-        known = ", ".join(f"{name} ({count})" for count, name in sorted(BY_COUNT.items()))
+def layout_for(joints: int, space: bool = False) -> str:
+    """The name of the joint list with that many joints, in space or in the picture."""
+    by_count = BY_COUNT_3D if space else BY_COUNT
+    if joints not in by_count:
+        known = ", ".join(f"{name} ({count})" for count, name in sorted(by_count.items()))
         raise RecipeError(f"no joint list has {joints} joints", todo=f"Known: {known}.")
-    return BY_COUNT[joints]
+    return by_count[joints]

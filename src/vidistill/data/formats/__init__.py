@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from vidistill.data.formats import folder, hmdb51, jhmdb, manifest_csv, ucf101, utd_mhad
+from vidistill.data.formats import (
+    fewshot_lists,
+    fir_room,
+    folder,
+    hmdb51,
+    jhmdb,
+    manifest_csv,
+    ntu_rgbd,
+    pku_mmd,
+    ucf101,
+    utd_mhad,
+)
 from vidistill.data.formats.base import FORMATS
 
-__all__ = ["FORMATS", "folder", "hmdb51", "jhmdb", "manifest_csv", "ucf101", "utd_mhad"]
+__all__ = [
+    "FORMATS",
+    "fewshot_lists",
+    "fir_room",
+    "folder",
+    "hmdb51",
+    "jhmdb",
+    "manifest_csv",
+    "ntu_rgbd",
+    "pku_mmd",
+    "ucf101",
+    "utd_mhad",
+]
