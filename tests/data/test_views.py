@@ -76,3 +76,32 @@ def test_test_views_are_never_flipped_or_coloured() -> None:
 def test_impossible_policies_are_refused(options: dict) -> None:
     with pytest.raises(RecipeError, match="views"):
         ViewPolicy(**options)
+
+
+windows = st.builds(ViewPolicy, frames=st.integers(1, 8), stride=st.integers(1, 4), steps=st.integers(2, 12))
+
+
+@given(windows, shapes)
+def test_windows_lie_end_to_end_and_show_every_step_once(policy: ViewPolicy, shape: ClipShape) -> None:
+    views = [policy.test("c", number, shape) for number in range(policy.views_of(shape))]
+    starts = np.concatenate([view.times.reshape(policy.steps, -1)[:, 0] for view in views]) * shape.rate
+    wanted = np.minimum(np.arange(len(starts)) * policy.step_frames, shape.frames - 1)
+    np.testing.assert_allclose(starts, wanted, atol=1e-6)
+    assert policy.steps_of(shape) <= len(starts) < policy.steps_of(shape) + policy.steps
+
+
+@given(windows, shapes, st.integers(0, 50))
+def test_training_windows_stay_within_the_clip(policy: ViewPolicy, shape: ClipShape, number: int) -> None:
+    times = policy.train(0, "c", number, shape).times
+    assert len(times) == policy.steps * policy.frames
+    assert times[0] >= 0 and times[-1] <= (shape.frames - 1) / shape.rate + 1e-9
+
+
+def test_windows_are_no_place_for_several_test_clips() -> None:
+    with pytest.raises(RecipeError, match=r"cover a clip once"):
+        ViewPolicy(steps=4, test_clips=2)
+
+
+def test_a_policy_without_steps_keeps_its_key() -> None:
+    assert "steps" not in ViewPolicy().key()
+    assert ViewPolicy(steps=3).key()["steps"] == 3

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vidistill.core.errors import TeacherError
 from vidistill.core.types import ENSEMBLE, Batch, Outputs
+from vidistill.tasks.recognition import Recognition
 from vidistill.teachers.audit import agreement, beats_chance, chance, fit_temperatures, require_better_than_chance
 from vidistill.teachers.group import Teachers, Weighting
 from vidistill.teachers.live import LiveTeacher
@@ -40,7 +41,7 @@ def batch(present: list[bool] | None = None) -> Batch:
 def teachers(**weighting: Any) -> Teachers:
     torch.manual_seed(1)
     members = {name: LiveTeacher(name, Tiny(), name) for name in ("a", "b")}
-    return Teachers(members, Weighting(**weighting))
+    return Teachers(members, Weighting(**weighting), Recognition({"action": 3}))
 
 
 def test_a_live_teacher_never_changes_and_never_learns() -> None:

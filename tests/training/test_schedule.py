@@ -36,7 +36,7 @@ def test_step_decay_falls_at_its_milestones() -> None:
 
 def test_vectors_are_not_decayed() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    decayed, free = build_optimizer(Schedule(weight_decay=0.1), [network]).param_groups
+    decayed, free = build_optimizer(Schedule(weight_decay=0.1), network).param_groups
     assert [p.ndim for p in decayed["params"]] == [2]
     assert all(p.ndim == 1 for p in free["params"])
     assert free["weight_decay"] == 0

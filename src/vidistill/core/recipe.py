@@ -23,6 +23,10 @@ def _plain_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 
 
+ROLES = ("alone", "distilled", "ensemble", "teacher")
+"""Names that rows of the result table have already."""
+
+
 class Section(BaseModel):
     """A part of the recipe with a fixed set of keys."""
 
@@ -48,6 +52,7 @@ class Data(OpenSection):
     validation: float = Field(default=0.15, ge=0, lt=1, description="part of train carved out where no clip is `val`")
     validation_by: Literal["auto", "clip", "group"] = "auto"
     split_seed: int = 0
+    streams: Options | None = Field(default=None, description="put trimmed clips together as untrimmed streams")
 
 
 class Prepare(Section):
@@ -84,7 +89,8 @@ class Schedule(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     workers: int = Field(default=0, ge=0, description="loader processes")
-    views: int = Field(default=0, ge=0, description="distinct training views a clip, in turn; 0: a new one each epoch")
+    views: int = Field(default=0, ge=0, description="distinct training views a clip, in turn; 0: a new one each time")
+    views_per_epoch: int = Field(default=1, ge=1, description="views of each clip an epoch; more for untrimmed clips")
     evaluate_every: int = Field(default=5, ge=1, description="epochs between measurements on the validation part")
     checkpoint_steps: int = Field(default=200, ge=1)
 
@@ -124,6 +130,16 @@ class Curriculum(OpenSection):
     name: str = "all"
 
 
+class Variant(Section):
+    """Another way to distil the same student, measured beside the recipe's own: the sections that differ."""
+
+    method: MethodSection | None = None
+    curriculum: Curriculum | None = None
+    ensemble: Ensemble | None = None
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    schedule: Options = Field(default_factory=dict, description="overrides of the student's schedule")
+
+
 class Task(OpenSection):
     """The task; further keys are its options. `heads` chooses among the data's labels, all by default."""
 
@@ -161,6 +177,7 @@ class Recipe(Section):
     student: Network
     method: MethodSection = MethodSection()
     curriculum: Curriculum = Curriculum()
+    variants: dict[Name, Variant] = Field(default_factory=dict, description="further ways to distil, for comparison")
     task: Task = Task()
     schedule: Schedule = Schedule()
     teacher_schedule: Options = Field(default_factory=dict, description="overrides of the schedule for all teachers")
@@ -169,6 +186,18 @@ class Recipe(Section):
     export: Export = Export()
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     runs: Path = Field(default=Path("runs"), description="folder of all runs and prepared stores")
+
+    def variant(self, name: str) -> Recipe:
+        """The recipe as one of its variants has it."""
+        variant = self.variants[name]
+        sections = {"method": variant.method, "curriculum": variant.curriculum, "ensemble": variant.ensemble}
+        changed: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}
+        if variant.schedule:
+            own = {**self.student.schedule, **variant.schedule}
+            changed["student"] = self.student.model_copy(update={"schedule": own})
+        if variant.seeds is not None:
+            changed["seeds"] = variant.seeds
+        return self.model_copy(update={**changed, "variants": {}})
 
     def schedule_of(self, network: Network) -> Schedule:
         """The schedule of a network: the recipe's, with the teachers' and the network's own overrides."""
@@ -212,6 +241,10 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
             hint = nearest(network.input, recipe.modalities)
             raise RecipeError(f"input {network.input!r} is not among the recipe's modalities", where=kind, todo=hint)
         recipe.schedule_of(network)
+    for name in recipe.variants:
+        if name in ROLES:
+            raise RecipeError(f"a variant cannot be called {name!r}", where="variants", todo="Choose another name.")
+        recipe.variant(name).schedule_of(recipe.variant(name).student)
     return recipe
 
 

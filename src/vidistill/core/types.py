@@ -17,12 +17,22 @@ ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A labelled stretch of an untrimmed clip: `start` < `end`, seconds from the clip's start."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Clip:
     """One row of a manifest: one labelled stretch of video with all its modalities.
 
     `sources` maps a modality to a path relative to the manifest's root, or `path#key` for an entry of a container
     (`.npz`, `.hdf5`). `start` and `end` are seconds within the source (`end=None`: to its end). `group` names clips
     that belong together (same recording, same subject) and must not be torn apart when a validation part is carved.
+    An untrimmed clip has `segments` by head instead of a label; it may have none of them, and is background then.
     """
 
     id: str
@@ -35,6 +45,7 @@ class Clip:
     frames: int | None = None
     group: str | None = None
     checksum: str | None = None
+    segments: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,8 @@ class Batch:
 
     `inputs` and `present` are keyed by input name (the key in the recipe's `modalities`). Where `present[name][b]` is
     False the clip lacks that modality: its rows of `inputs[name]` are zeros that nobody may use.
-    `labels` are class indices (B,) by head; `clip` indexes the store; `view` is the view number.
+    `labels` are class indices (B,) by head, or (B, T) one for each time step of a window; `clip` indexes the store;
+    `view` is the view number.
     """
 
     inputs: dict[str, Tensor]
@@ -160,7 +172,7 @@ class Loss:
     """One named term: a value a clip (B,) and the weight of the term.
 
     `per_clip=False` declares a batch loss: it has the same value for every clip and a curriculum does not weigh it.
-    `distillation` tells terms taught by teachers from terms taught by labels.
+    `distillation` tells terms taught by teachers from terms taught by labels. A term of weight 0 is only recorded.
     """
 
     values: Tensor

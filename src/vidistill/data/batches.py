@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from vidistill.core.seeds import generator
 from vidistill.core.types import Batch, Signal, View
-from vidistill.data.store import Store
+from vidistill.data.store import ClipStore
 from vidistill.data.views import ClipShape, ViewPolicy
 
 Key = tuple[int, int]
 """(clip index in the store, view number)"""
+Labeller = Callable[[int, View], Mapping[str, Any]]
+"""(clip index, view) -> by head a class number, or one for each time step (T,)"""
 
 
 class Encoding(Protocol):
@@ -46,7 +48,7 @@ class Sample:
 
     key: Key
     inputs: dict[str, torch.Tensor | None]
-    labels: dict[str, int]
+    labels: Mapping[str, Any]
     present: dict[str, bool]
 
 
@@ -59,19 +61,21 @@ class ViewDataset(Dataset[Sample]):
         policy: how views are drawn.
         seed: seed of training views; None gives test views.
         presence: further inputs (name -> modality) of which only the presence is wanted, as cached teachers need.
+        labeller: what a view's labels are; None: the clip's own.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: ClipStore,
         inputs: Sequence[Input],
         policy: ViewPolicy,
         seed: int | None,
         presence: Mapping[str, str] | None = None,
+        labeller: Labeller | None = None,
     ) -> None:
         self.store, self.inputs, self.policy, self.seed = store, tuple(inputs), policy, seed
         self.presence = {**(presence or {}), **{i.name: i.modality for i in inputs}}
-        self._labels = {head: store.labels(head) for head in store.classes}
+        self._labeller = labeller or own_labels(store)
 
     def view(self, key: Key) -> View:
         """The view of a key."""
@@ -92,7 +96,7 @@ class ViewDataset(Dataset[Sample]):
             else None
             for item in self.inputs
         }
-        return Sample(key, tensors, {head: int(values[index]) for head, values in self._labels.items()}, present)
+        return Sample(key, tensors, self._labeller(index, view), present)
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Stack samples; an absent modality is zeros with `present` False."""
@@ -104,14 +108,20 @@ class ViewDataset(Dataset[Sample]):
         }
         return Batch(
             inputs=inputs,
-            labels={head: torch.tensor([s.labels[head] for s in samples]) for head in self._labels},
+            labels={head: torch.from_numpy(np.stack([s.labels[head] for s in samples])) for head in samples[0].labels},
             clip=torch.tensor([s.key[0] for s in samples]),
             view=torch.tensor([s.key[1] for s in samples]),
             present={name: torch.tensor([s.present[name] for s in samples]) for name in self.presence},
         )
 
 
-def clip_shape(store: Store, index: int) -> ClipShape:
+def own_labels(store: ClipStore) -> Labeller:
+    """The class numbers of trimmed clips, -1 where a clip has no label of a head."""
+    labels = {head: store.labels(head) for head in store.classes}
+    return lambda index, view: {head: values[index] for head, values in labels.items()}
+
+
+def clip_shape(store: ClipStore, index: int) -> ClipShape:
     """Frames, rate and aspect of a clip's reference modality."""
     height, width = store.frame_size(index)
     return ClipShape(store.frames(index), store.rate(index), width / height)
@@ -131,21 +141,37 @@ def loader(dataset: ViewDataset, batches: Sequence[Sequence[Key]], workers: int 
     )
 
 
-def epoch_batches(indices: NDArray[np.int64], epoch: int, view: int, seed: int, batch_size: int) -> list[list[Key]]:
-    """The shuffled batches of an epoch, every clip once; the order depends on (seed, epoch) alone.
+def epoch_batches(
+    indices: NDArray[np.int64], epoch: int, views: Sequence[int], seed: int, batch_size: int
+) -> list[list[Key]]:
+    """The shuffled batches of an epoch, every clip under each of `views`; the order depends on (seed, epoch) alone.
 
     A last batch smaller than half the batch size is merged into the one before, so that no step rests on a handful of
     clips. Several processes take every n-th key of each batch.
     """
-    order = generator(seed, "order", epoch).permutation(indices)
-    count = max(1, int(np.floor(len(order) / batch_size + 0.5)))
-    bounds = [min(i * batch_size, len(order)) for i in range(count)] + [len(order)]
-    return [[(int(i), view) for i in order[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+    order = generator(seed, "order", epoch).permutation(len(indices) * len(views))
+    keys = [(int(indices[i % len(indices)]), views[i // len(indices)]) for i in order.tolist()]
+    count = max(1, int(np.floor(len(keys) / batch_size + 0.5)))
+    bounds = [min(i * batch_size, len(keys)) for i in range(count)] + [len(keys)]
+    return [keys[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def view_counts(store: ClipStore, policy: ViewPolicy, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of test views (N,) of each of the clips."""
+    if policy.steps == 1:
+        return np.full(len(indices), policy.test_views, np.int64)
+    return np.array([policy.views_of(clip_shape(store, int(i))) for i in indices], np.int64)
 
 
 def fixed_batches(
-    indices: NDArray[np.int64], views: int, batch_size: int, rank: int = 0, processes: int = 1
+    indices: NDArray[np.int64], views: int | NDArray[np.int64], batch_size: int, rank: int = 0, processes: int = 1
 ) -> list[list[Key]]:
-    """All test views of the clips in a fixed order, cut in batches; each process takes its own clips."""
-    keys = [(int(i), v) for i in indices[rank::processes] for v in range(views)]
+    """All test views of the clips in a fixed order, cut in batches; each process takes its own clips.
+
+    `views`: test views of every clip, or of each (N,).
+    """
+    counts = np.broadcast_to(views, len(indices))
+    keys = [
+        (int(i), v) for i, n in zip(indices[rank::processes], counts[rank::processes], strict=True) for v in range(n)
+    ]
     return [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]

@@ -26,7 +26,16 @@ def _units(clips: Iterable[Clip], head: str, by: str, seed: int) -> list[tuple[l
         key = ("clip", clip.id) if by == "clip" or clip.group is None else ("group", clip.group)
         members[key].append(clip)
     ordered = sorted(members, key=lambda key: digest(seed, "validation", *key))
-    return [([c.id for c in members[key]], Counter(c.labels.get(head, "") for c in members[key])) for key in ordered]
+    return [([c.id for c in members[key]], _classes(members[key], head)) for key in ordered]
+
+
+def _classes(clips: list[Clip], head: str) -> Counter[str]:
+    """How many clips or, of untrimmed ones, segments each class has."""
+    count: Counter[str] = Counter()
+    for clip in clips:
+        segments = clip.segments.get(head)
+        count.update([clip.labels.get(head, "")] if segments is None else [s.label for s in segments])
+    return count
 
 
 def _choose(units: list[tuple[list[str], Counter[str]]], fraction: float) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import re
@@ -16,14 +17,25 @@ from typing import TypeVar
 from vidistill.core.errors import DataError
 from vidistill.core.registry import nearest
 from vidistill.core.seeds import digest
-from vidistill.core.types import Clip
+from vidistill.core.types import Clip, Segment
 from vidistill.data.carving import carve_validation
 
-__all__ = ["SPLITS", "Manifest", "Problem", "carve_validation", "check", "read_manifest", "resolve", "write_manifest"]
+__all__ = [
+    "SPLITS",
+    "Manifest",
+    "Problem",
+    "annotation",
+    "carve_validation",
+    "check",
+    "labels_of",
+    "read_manifest",
+    "resolve",
+    "write_manifest",
+]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("id", "split", "start", "end", "fps", "frames", "group", "checksum")
-LABEL, PATH = "label:", "path:"
+LABEL, PATH, SEGMENTS = "label:", "path:", "segments:"
 CONTAINER = re.compile(r"^(?P<path>.+?\.(?:npz|hdf5|h5))#(?P<key>.+)$", re.IGNORECASE | re.DOTALL)
 Number = TypeVar("Number", int, float)
 
@@ -51,13 +63,13 @@ class Manifest:
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Names of the labels, in the order in which clips first name them."""
-        return tuple(dict.fromkeys(head for clip in self.clips for head in clip.labels))
+        return tuple(dict.fromkeys(head for clip in self.clips for head in (*clip.labels, *clip.segments)))
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """Class names by head, sorted, over the clips of all splits; a class's index is its place here."""
         return {
-            head: tuple(sorted({clip.labels[head] for clip in self.clips if head in clip.labels}))
+            head: tuple(sorted({label for clip in self.clips for label in labels_of(clip, head)}))
             for head in self.heads
         }
 
@@ -69,11 +81,27 @@ class Manifest:
     @cached_property
     def split_hash(self) -> str:
         """A hash of who is in which split with which labels; the order of the rows does not change it."""
-        return digest(sorted((clip.id, clip.split, sorted(clip.labels.items())) for clip in self.clips))
+        return digest(sorted(annotation(clip) for clip in self.clips))
 
     def split(self, name: str) -> tuple[Clip, ...]:
         """The clips of one split, in manifest order."""
         return tuple(clip for clip in self.clips if clip.split == name)
+
+
+def labels_of(clip: Clip, head: str) -> list[str]:
+    """A clip's labels of one head: its own, and those of its segments."""
+    own = [clip.labels[head]] if head in clip.labels else []
+    return own + [segment.label for segment in clip.segments.get(head, ())]
+
+
+def annotation(clip: Clip) -> list[object]:
+    """What is said of a clip, as JSON values to be hashed; a trimmed clip's does not know of segments."""
+    said: list[object] = [clip.id, clip.split, sorted(clip.labels.items())]
+    if clip.segments:
+        said.append(
+            [[head, [[s.start, s.end, s.label] for s in clip.segments[head]]] for head in sorted(clip.segments)]
+        )
+    return said
 
 
 def resolve(root: Path, relative: str) -> tuple[Path, str | None]:
@@ -112,16 +140,42 @@ def _check_header(header: list[str], where: str) -> None:
     for column, count in Counter(header).items():
         if count > 1:
             raise DataError(f"column {column!r} is there {count} times", where=where, todo="Keep one of them")
-        if column in COLUMNS or (column.startswith((LABEL, PATH)) and column.partition(":")[2]):
+        if column in COLUMNS or (column.startswith((LABEL, PATH, SEGMENTS)) and column.partition(":")[2]):
             continue
-        known = (*COLUMNS, f"{LABEL}<head>", f"{PATH}<modality>")
+        known = (*COLUMNS, f"{LABEL}<head>", f"{PATH}<modality>", f"{SEGMENTS}<head>")
         hint = f"Write {LABEL}{column}" if column in ("action", "verb", "noun") else nearest(column, known)
         raise DataError(f"unknown column {column!r}", where=where, todo=hint)
     for missing in (name for name in ("id", "split") if name not in header):
         raise DataError(f"column {missing!r} is missing", where=where)
-    for prefix, example in ((LABEL, "label:action"), (PATH, "path:rgb")):
-        if not any(column.startswith(prefix) for column in header):
-            raise DataError(f"no {prefix}* column", where=where, todo=f"Name one, such as {example}")
+    if not any(column.startswith(PATH) for column in header):
+        raise DataError(f"no {PATH}* column", where=where, todo="Name one, such as path:rgb")
+    if not any(column.startswith((LABEL, SEGMENTS)) for column in header):
+        raise DataError(
+            f"no {LABEL}* column", where=where, todo="Name one, such as label:action (or segments:action if untrimmed)"
+        )
+
+
+def _segments(cell: str, column: str, where: str) -> tuple[Segment, ...]:
+    """A cell `[[start, end, label], ...]` as segments in order of time.
+
+    Raises:
+        DataError: no such JSON, times that are no numbers, or a segment that ends before it starts.
+    """
+    try:
+        rows = json.loads(cell)
+        found = [Segment(float(start), float(end), label) for start, end, label in rows]
+    except (TypeError, ValueError):
+        raise DataError(
+            f"column {column!r} holds {cell[:60]!r}, not [[start, end, label], ...] as JSON", where=where
+        ) from None
+    for segment in found:
+        if not (isinstance(segment.label, str) and segment.label):
+            raise DataError(f"column {column!r}: the label {segment.label!r} is no text", where=where)
+        if not (math.isfinite(segment.end) and 0 <= segment.start < segment.end):
+            raise DataError(
+                f"column {column!r}: the segment {segment.start} to {segment.end} s is empty or reversed", where=where
+            )
+    return tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
 
 
 def _clip(row: Mapping[str, str], where: str) -> Clip:
@@ -147,6 +201,11 @@ def _clip(row: Mapping[str, str], where: str) -> Clip:
         frames=_number(int, row.get("frames", ""), "frames", where),
         group=row.get("group") or None,
         checksum=row.get("checksum") or None,
+        segments={
+            name.removeprefix(SEGMENTS): _segments(cell, name, where)
+            for name, cell in row.items()
+            if name.startswith(SEGMENTS) and cell
+        },
     )
 
 
@@ -193,6 +252,8 @@ def _cells(clip: Clip) -> dict[str, str]:
         "checksum": clip.checksum or "",
     }
     labels = {LABEL + head: label for head, label in clip.labels.items()}
+    for head, found in clip.segments.items():
+        labels[SEGMENTS + head] = json.dumps([[s.start, s.end, s.label] for s in found], ensure_ascii=False)
     return plain | labels | {PATH + name: source for name, source in clip.sources.items()}
 
 
@@ -201,7 +262,10 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
     Sources stay relative to `manifest.root`: where `path` is in another folder, read it back with that root.
     """
-    columns = [*COLUMNS, *(LABEL + head for head in manifest.heads), *(PATH + name for name in manifest.modalities)]
+    trimmed = dict.fromkeys(head for clip in manifest.clips for head in clip.labels)
+    untrimmed = dict.fromkeys(head for clip in manifest.clips for head in clip.segments)
+    annotations = [*(LABEL + head for head in trimmed), *(SEGMENTS + head for head in untrimmed)]
+    columns = [*COLUMNS, *annotations, *(PATH + name for name in manifest.modalities)]
     beside = path.with_name(path.name + ".tmp")
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, restval="")
@@ -242,11 +306,12 @@ def _check_labels(manifest: Manifest, heads: Iterable[str]) -> None:
             have = ", ".join(LABEL + name for name in manifest.heads) or "none"
             raise DataError(f"label column '{LABEL}{head}' is missing", where=str(manifest.root), todo=f"Have: {have}")
     for clip in manifest.clips:
-        if not clip.labels:
+        if not clip.labels and not clip.segments:
             raise DataError("the clip has no label", where=f"clip {clip.id!r}", todo="Label it or remove its row")
     for head, classes in manifest.classes.items():
-        trained = {clip.labels[head] for clip in manifest.split("train") if head in clip.labels}
-        if len(trained) < 2:
+        trained = {label for clip in manifest.split("train") for label in labels_of(clip, head)}
+        background = any(head in clip.segments for clip in manifest.clips)
+        if len(trained) + background < 2:
             raise DataError(
                 f"head {head!r} has {len(classes)} class{'es' * (len(classes) != 1)}, {len(trained)} of them in train",
                 where=str(manifest.root),
@@ -263,12 +328,13 @@ def _warnings(manifest: Manifest) -> list[str]:
         lines.append("no clip has split 'test': results cannot be measured")
     for head, classes in manifest.classes.items():
         counts = {
-            name: Counter(clip.labels.get(head) for clip in manifest.clips if clip.split == name) for name in SPLITS
+            name: Counter(label for clip in manifest.split(name) for label in labels_of(clip, head)) for name in SPLITS
         }
+        unit = "segment" if any(head in clip.segments for clip in manifest.clips) else "clip"
         for label in classes:
             total = sum(count[label] for count in counts.values())
             if total == 1:
-                lines.append(f"class {label!r} of {head!r} has one clip")
+                lines.append(f"class {label!r} of {head!r} has one {unit}")
             lines += [
                 f"class {label!r} of {head!r} is absent from {name}"
                 for name in ("train", "test")

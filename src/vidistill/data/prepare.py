@@ -17,7 +17,7 @@ from typing import Any
 from vidistill.core.errors import DataError, RecipeError, StoreError
 from vidistill.core.seeds import digest
 from vidistill.core.types import Clip
-from vidistill.data.manifest import Manifest, Problem, resolve
+from vidistill.data.manifest import Manifest, Problem, annotation, resolve
 from vidistill.data.prepare_clip import ModalitySource, prepare_clip
 from vidistill.data.prepare_index import build_index
 from vidistill.data.prepare_workers import Task, run_shards
@@ -57,7 +57,7 @@ def store_hash(manifest: Manifest, sources: Sources, *, min_frames: int = 2) -> 
 
 
 def _store_hash(manifest: Manifest, key: str) -> str:
-    rows = [(clip.id, clip.split, sorted(clip.labels.items()), clip.group) for clip in manifest.clips]
+    rows = [(*annotation(clip), clip.group) for clip in manifest.clips]
     problems = [(problem.clip, problem.kind, problem.message) for problem in manifest.problems]
     return digest("store", key, _digest_rows(rows), problems)
 

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,57 @@ from vidistill.data.manifest import Problem, read_manifest
 from vidistill.data.shards import FORMAT, Record, read_json, shard_path, write_shard
 from vidistill.data.store_index import REFERENCES, Index, decode_texts, read_index
 
-__all__ = ["Record", "Store", "write_shard"]
+__all__ = ["ClipStore", "Record", "Store", "write_shard"]
 
 AGAIN = "Run the prepare stage again"
+
+
+class ClipStore(Protocol):
+    """What training needs of prepared clips: trimmed ones (`Store`), or streams of them (`Streams`)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def manifest_summary(self) -> dict[str, Any]: ...
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]: ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def clips(self) -> tuple[Clip, ...]: ...
+
+    def labels(self, head: str) -> NDArray[np.int64]: ...
+
+    def indices(self, split: str) -> NDArray[np.int64]: ...
+
+    def present(self, modality: str) -> NDArray[np.bool_]: ...
+
+    def has(self, index: int, modality: str) -> bool: ...
+
+    def signal(self, index: int, modality: str) -> Signal: ...
+
+    def duration(self, index: int) -> float: ...
+
+    def frames(self, index: int) -> int: ...
+
+    def rate(self, index: int) -> float: ...
+
+    def frame_size(self, index: int) -> tuple[int, int]: ...
 
 
 def _reopen(folder: str, expected: str) -> Store:

@@ -46,6 +46,9 @@ class ViewPolicy:
         colour: strength of colour jitter in training: factors are drawn from 1 +- colour, hue from +- colour / 4.
         test_clips: test views in time.
         test_crops: test views in space, 1 (centre) or 3 (start, middle, end of the longer side; needs `aspect`).
+        steps: more than 1 looks at untrimmed clips: a view is a window of `steps` time steps that follow each other,
+            each of `frames` frames `stride` apart. Training windows start anywhere; test view k is the k-th window
+            of those that lie end to end (`windows`), so that each moment is seen once.
     """
 
     frames: int = 8
@@ -58,10 +61,15 @@ class ViewPolicy:
     colour: float = 0.0
     test_clips: int = 1
     test_crops: Literal[1, 3] = 1
+    steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.test_clips < 1 or self.stride < 1:
-            raise RecipeError("frames, stride and test_clips are at least 1", where="views")
+        if self.frames < 1 or self.test_clips < 1 or self.stride < 1 or self.steps < 1:
+            raise RecipeError("frames, stride, steps and test_clips are at least 1", where="views")
+        if self.steps > 1 and self.test_views > 1:
+            raise RecipeError(
+                "windows of steps cover a clip once", where="views", todo="Leave test_clips, test_crops 1"
+            )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise RecipeError(f"scale {self.scale} is not a range within (0, 1]", where="views")
         if self.stretch < 1 or not 0 <= self.flip <= 1 or not 0 <= self.colour < 1:
@@ -76,12 +84,25 @@ class ViewPolicy:
 
     def key(self) -> dict[str, object]:
         """What identifies the policy in a cache key."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("steps", 1)}
+
+    @property
+    def step_frames(self) -> int:
+        """Frames of the reference modality from one step to the next."""
+        return self.frames * self.stride
+
+    def steps_of(self, shape: ClipShape) -> int:
+        """Number of time steps of an untrimmed clip; a last step counts where at least half of it is there."""
+        return max(1, int(shape.frames / self.step_frames + 0.5))
+
+    def views_of(self, shape: ClipShape) -> int:
+        """Number of test views of a clip: `test_views`, or the windows that cover an untrimmed one."""
+        return self.test_views if self.steps == 1 else -(-self.steps_of(shape) // self.steps)
 
     def train(self, seed: int, clip: str, number: int, shape: ClipShape) -> View:
         """The training view `number` of a clip: the same for the same (policy, seed, clip, number)."""
         random = generator(seed, "view", clip, number)
-        indices = self._indices(shape.frames, 1, random)[0]
+        indices = self._indices(shape.frames, 1, random)[0] if self.steps == 1 else self._window(shape.frames, random)
         width, height = largest_crop(self.aspect, shape.aspect)
         area = random.uniform(*self.scale)
         ratio = float(np.exp(random.uniform(-1, 1) * np.log(self.stretch)))
@@ -96,9 +117,12 @@ class ViewPolicy:
         return View(clip, number, indices / shape.rate, (x, y, x + width, y + height), flip, colour)
 
     def test(self, clip: str, number: int, shape: ClipShape) -> View:
-        """The test view `number` in [0, test_views): number = crop * test_clips + clip."""
-        crop, part = divmod(number, self.test_clips)
-        indices = self._indices(shape.frames, self.test_clips, None)[part]
+        """The test view `number` in [0, views_of(shape)): number = crop * test_clips + clip, or the window's."""
+        crop, part = divmod(number, self.test_clips) if self.steps == 1 else (0, number)
+        if self.steps == 1:
+            indices = self._indices(shape.frames, self.test_clips, None)[part]
+        else:
+            indices = self._window(shape.frames, None, part)
         width, height = largest_crop(self.aspect, shape.aspect)
         place = 0.5 if self.test_crops == 1 else (0.0, 0.5, 1.0)[crop]
         x, y = place * (1 - width), place * (1 - height)
@@ -109,6 +133,12 @@ class ViewPolicy:
         if self.sampling == "uniform":
             return uniform_indices(length, self.frames, clips, generator=random)
         return dense_indices(length, self.frames, self.stride, clips, generator=random)
+
+    def _window(self, length: int, random: np.random.Generator | None, number: int = 0) -> NDArray[np.int64]:
+        """Frame indices (steps * frames,) of a window: drawn at random, or the `number`-th; past the end the last."""
+        span = self.steps * self.step_frames
+        start = number * span if random is None else int(random.integers(0, max(length - span, 0), endpoint=True))
+        return np.minimum(start + self.stride * np.arange(self.steps * self.frames), length - 1)
 
 
 def largest_crop(aspect: float | None, frame_aspect: float) -> tuple[float, float]:

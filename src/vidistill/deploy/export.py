@@ -126,9 +126,9 @@ def _reference_logits(
         except KeyError as error:
             raise ModelError(f"the network has no head {error}", where=str(path)) from None
     for head, logits in zip(classes, values[0], strict=True):
-        if logits.shape[1] != len(classes[head]):
+        if logits.shape[-1] != len(classes[head]):
             raise ModelError(
-                f"head {head!r} gives {logits.shape[1]} logits for {len(classes[head])} class names", where=str(path)
+                f"head {head!r} gives {logits.shape[-1]} logits for {len(classes[head])} class names", where=str(path)
             )
     if not all(np.isfinite(logits).all() for batch in values for logits in batch):
         raise ModelError("the network gives logits that are not finite", where=str(path), todo="Check its weights.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,10 @@ class InputPipeline:
         self.policy = ViewPolicy(**check_options(ViewPolicy, metadata["view"], f"{where}: view"))
         encoding = kind(**check_options(kind, options, f"{where}: input"))
         self.encoding = encoding.with_frames(self.policy.frames)
-        if tuple(self.encoding.shape) != tuple(metadata["input_shape"]):
+        given = (*((self.policy.steps,) if self.policy.steps > 1 else ()), *self.encoding.shape)
+        if given != tuple(metadata["input_shape"]):
             raise ModelError(
-                f"its input is {tuple(metadata['input_shape'])}, its encoding gives {tuple(self.encoding.shape)}",
+                f"its input is {tuple(metadata['input_shape'])}, its encoding gives {given}",
                 where=where,
             )
         self._sources: Mapping[str, Mapping[str, Any]] = metadata.get("sources") or {}
@@ -112,6 +113,30 @@ class InputPipeline:
         count = min(MAX_WINDOWS, int(extent.seconds / self.duration))
         step = (extent.seconds - self.duration) / (count - 1)
         clips = [stretch(number * step, number * step + self.duration) for number in range(count)]
+        for signal in self._signals(path, key, clips):
+            yield self._window(signal, extent)
+
+    def steps(self, path: Path, key: str | None, extent: Extent) -> Iterator[torch.Tensor]:
+        """The time steps of an untrimmed file in their order, each encoded once: float32 (*shape of one step).
+
+        Only half a window is in memory at a time. A modality derived from frames (flow) is derived by such stretches.
+        """
+        policy, shape = self.policy, ClipShape(extent.frames, extent.rate)
+        count, width = policy.steps_of(shape), policy.step_frames / extent.rate
+        stretch_steps = max(1, policy.steps // 2)
+        starts = range(0, count, stretch_steps)
+        clips = [stretch(start * width, min((start + stretch_steps) * width, extent.seconds)) for start in starts]
+        for start, signal in zip(starts, self._signals(path, key, clips), strict=True):
+            here = min(stretch_steps, count - start)
+            last = min((start + here) * policy.step_frames, extent.frames) - 1 - start * policy.step_frames
+            indices = np.minimum(policy.stride * np.arange(here * policy.frames), last)
+            aspect = signal.values.shape[2] / signal.values.shape[1] if signal.values.ndim == 4 else 1.0
+            view = policy.test("file", 0, ClipShape(last + 1, extent.rate, aspect))
+            for times in np.split(indices / extent.rate, here):
+                yield self._encode(signal, replace(view, times=times))
+
+    def _signals(self, path: Path, key: str | None, clips: Sequence[Clip]) -> Iterator[Signal]:
+        """The model's modality of stretches of a file that follow each other; a video is decoded once."""
         if not self._holds_frames(path) or self.modality == "audio":
             whole = self._load(path, key, stretch())
             signals: Iterator[Signal] = (cut(whole, clip) for clip in clips)
@@ -119,12 +144,11 @@ class InputPipeline:
             signals = (self._of_rgb(frames) for frames in read_stretches(path, clips, self._options("rgb")))
         else:
             signals = (self._load(path, key, clip) for clip in clips)
-        for signal in signals:
-            yield self._window(signal, extent)
+        yield from signals
 
     def views(self, shape: ClipShape) -> list[View]:
         """All test views of a clip."""
-        return [self.policy.test("file", number, shape) for number in range(self.policy.test_views)]
+        return [self.policy.test("file", number, shape) for number in range(self.policy.views_of(shape))]
 
     def encode(self, window: Window) -> torch.Tensor:
         """All test views of a window: float32 (views, *input_shape)."""

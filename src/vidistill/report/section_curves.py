@@ -63,9 +63,12 @@ def _terms(students: Mapping[str, list[dict[str, Any]]]) -> list[tuple[Any, str]
 
 
 def first_metric(histories: Mapping[str, list[dict[str, Any]]]) -> str | None:
-    """The validation top-1 that the histories hold, the joint one before a head's."""
+    """The validation metric that the histories are judged by: mAP, else top-1, the joint one before a head's."""
     names = dict.fromkeys(name for epochs in histories.values() for epoch in epochs for name in epoch.get("val") or {})
-    return next((name for name in ("all/top1", *names) if name in names and tables.kind(name) == "top1"), None)
+    wanted = [
+        [name for name in ("all/top1", *names) if name in names and tables.kind(name) == k] for k in ("map", "top1")
+    ]
+    return next((found[0] for found in wanted if found), None)
 
 
 def grouped(histories: Mapping[str, list[dict[str, Any]]], pick: Callable[[dict[str, Any]], float | None]) -> Curves:

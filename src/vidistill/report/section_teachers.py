@@ -70,7 +70,7 @@ def _agreement(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _teacher_figures(run: RunFolder) -> list[tuple[Any, str]]:
     figures: list[tuple[Any, str]] = []
-    bands = _weights(run)
+    bands = _weights(run, "teacher_weights")
     if bands:
         epochs, weights = bands
         text = "Mean weight of each teacher over epochs, mean over seeds: " + ", ".join(
@@ -79,6 +79,14 @@ def _teacher_figures(run: RunFolder) -> list[tuple[Any, str]]:
         figures.append(
             (plots.weight_bands(epochs, weights, "weights", text), "Mean weight of each teacher while distilling.")
         )
+    edges = _weights(run, "edges")
+    if edges:
+        epochs, weights = edges
+        text = "Who teaches whom, when: mean edge weight of each teacher over epochs: " + ", ".join(
+            f"{name} {tables.fixed(100 * values[-1], 0)} % at the end" for name, values in weights.items()
+        )
+        caption = "Who teaches whom, when: mean edge weight of the distillation graph over training."
+        figures.append((plots.weight_bands(epochs, weights, "edges", text), caption))
     histories = {key: epochs for key, epochs in run.histories.items() if key.startswith("teacher-")}
     metric = first_metric(histories)
     groups = grouped(histories, lambda epoch: tables.percent((epoch.get("val") or {}).get(metric))) if metric else {}
@@ -89,11 +97,11 @@ def _teacher_figures(run: RunFolder) -> list[tuple[Any, str]]:
     return figures
 
 
-def _weights(run: RunFolder) -> tuple[list[int], dict[str, list[float]]] | None:
-    """Teacher weights over the epochs that every distilled seed has, mean over seeds."""
+def _weights(run: RunFolder, column: str) -> tuple[list[int], dict[str, list[float]]] | None:
+    """Teacher or edge weights over the epochs that every distilled seed has, mean over seeds."""
     seeds = []
     for key, epochs in run.histories.items():
-        known = {each["epoch"]: each["teacher_weights"] for each in epochs if each.get("teacher_weights")}
+        known = {each["epoch"]: each[column] for each in epochs if each.get(column)}
         if key.startswith("distilled") and known:
             seeds.append(known)
     common = sorted(set.intersection(*(set(each) for each in seeds))) if seeds else []

@@ -78,6 +78,10 @@ def result(run: RunFolder) -> dict[str, Any]:
         ],
         "gain": gain,
         "judged": {name: tables.judge(name, entry) for name, entry in gain.items()},
+        "variant_gains": [
+            (name, each, {metric: tables.judge(metric, entry) for metric, entry in each.items()})
+            for name, each in (results.get("variant_gains") or {}).items()
+        ],
         "forest": _forest(lines, main, title),
         "pairs": _pairs(lines, main, title),
         "per_seed": per_seed,

@@ -10,8 +10,18 @@ from typing import Any
 MINUS = "\N{MINUS SIGN}"
 ABSENT = "\N{EN DASH}"
 LOWER_IS_BETTER = frozenset({"ece", "nll"})
-_TITLES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class", "ece": "ECE", "nll": "NLL"}
-_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3}
+_TITLES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_class": "mean class",
+    "ece": "ECE",
+    "nll": "NLL",
+    "map": "mAP, mean over tIoU",
+    "pku_map_action": "PKU-MMD AP (action), mean over tIoU",
+    "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
+}
+_KINDS = {"detection": ("map", "map@", "top1")}
+_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4}
 _PHRASES = {
     "paid": "Distillation paid",
     "cost": "Distillation did not pay",
@@ -137,16 +147,31 @@ def metrics(results: Mapping[str, Any]) -> list[str]:
     """
     present = {name for row in _rows(results) for name in row.get("metrics") or {}}
     names = heads(results)
-    kinds = ("top1", "top5", "mean_class", "ece", "nll") if len(names) == 1 else ("top1", "mean_class")
+    kinds: tuple[str, ...] = ("top1", "top5", "mean_class", "ece", "nll") if len(names) == 1 else ("top1", "mean_class")
     wanted = ["all/top1"] + [f"{head}/{each}" for head in names for each in kinds]
+    if results.get("task") in _KINDS:
+        kinds = _KINDS[results["task"]]
+        wanted = [
+            name for head in names for each in kinds for name in sorted(present) if _matches(name, f"{head}/{each}")
+        ]
     few = {head for head, table in (results.get("per_class") or {}).items() if len(table) <= 5}
     return [name for name in wanted if name in present and not (kind(name) == "top5" and name.split("/")[0] in few)]
+
+
+def _matches(name: str, wanted: str) -> bool:
+    """Whether a metric is the wanted one, or one of its kind where that ends in `@`."""
+    return name.startswith(wanted) if wanted.endswith("@") else name == wanted
 
 
 def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False) -> str:
     """A metric's words: `top-1`, or `verb top-1` when there are several heads."""
     head, _, last = metric.rpartition("/")
-    title = _TITLES.get(last, last.replace("_", " "))
+    base, at, level = last.partition("@")
+    title = (
+        f"{_TITLES.get(base, base).split(',')[0]} at tIoU {level}" if at else _TITLES.get(last, last.replace("_", " "))
+    )
+    if results.get("task") == "detection" and last in ("top1", "ece", "nll"):
+        title = f"{title} of steps"
     if head == "all":
         title = f"all heads {title}"
     elif len(heads(results)) > 1:
@@ -155,9 +180,10 @@ def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False)
 
 
 def main_metric(results: Mapping[str, Any]) -> str | None:
-    """The metric that decides the verdict: joint top-1 with several heads, else the first head's top-1."""
+    """The metric that decides the verdict: the task's, joint over several heads, else the first head's."""
     known = metrics(results) or list(results.get("gain") or {})
-    return next((name for name in known if kind(name) == "top1"), known[0] if known else None)
+    primary = results.get("primary", "top1")
+    return next((name for name in known if kind(name) == primary), known[0] if known else None)
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -176,6 +202,8 @@ def row_label(row: Mapping[str, Any]) -> str:
     role, name = str(row.get("role", "")), str(row.get("name", ""))
     if role == "teacher":
         return f"teacher {name}"
+    if role == "variant":
+        return f"student, {name}"
     return {"ensemble": "teachers together", "alone": "student alone", "distilled": "student distilled"}.get(role, name)
 
 
@@ -209,6 +237,9 @@ def result_table(results: Mapping[str, Any]) -> list[list[str]]:
     if gain:
         scores = [score_with_bounds(name, gain.get(name), sign=True) for name in names]
         table.append(["gain", *scores, "", "", "", "", ""])
+    for variant, gain in (results.get("variant_gains") or {}).items():
+        scores = [score_with_bounds(name, gain.get(name), sign=True) for name in names]
+        table.append([f"gain, {variant}", *scores, "", "", "", "", ""])
     return table
 
 

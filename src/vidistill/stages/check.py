@@ -7,11 +7,12 @@ from vidistill.core.recipe import Recipe
 from vidistill.core.registry import check_options
 from vidistill.curricula import CURRICULA
 from vidistill.data.formats import FORMATS
+from vidistill.data.streams import StreamPlan
 from vidistill.data.views import ViewPolicy
 from vidistill.methods.base import METHODS
 from vidistill.modalities import MODALITIES
 from vidistill.models import NETWORKS
-from vidistill.tasks.recognition import TASKS
+from vidistill.tasks import TASKS
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -40,4 +41,6 @@ def check_recipe(recipe: Recipe) -> None:
     check_options(METHODS.get(recipe.method.name, "method"), recipe.method.options, "method", skip=1)
     check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=2)
     task = TASKS.get(recipe.task.name, "task")
-    check_options(task, {**recipe.task.options, "classes": {}}, "task")
+    check_options(task, recipe.task.options, "task", skip=1)
+    if recipe.data.streams is not None:
+        check_options(StreamPlan, recipe.data.streams, "data.streams")

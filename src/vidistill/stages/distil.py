@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from vidistill.methods.base import Method, MethodContext, build_method
 from vidistill.models import Network
 from vidistill.stages.networks import folder_of, is_trained, load_trained, train_network
 from vidistill.stages.run import Run
-from vidistill.stages.teachers import bind_teachers, file_hash
+from vidistill.stages.teachers import bind_teachers, file_hash, validation_accuracy
 from vidistill.teachers.group import Teachers
 
 
@@ -37,12 +38,24 @@ def distilled_key(run: Run, seed: int) -> dict[str, Any]:
 
 
 def train_students(run: Run) -> None:
-    """Train what is not trained yet."""
+    """Train what is not trained yet: the student alone, distilled, and distilled in the recipe's other ways."""
+    for seed in run.recipe.seeds:
+        train_network(run, f"alone-seed{seed}", run.recipe.student, seed, student_key(run, seed))
+    if run.recipe.teachers:
+        for role, variant in ways(run).items():
+            train_distilled(variant, role)
+
+
+def ways(run: Run) -> dict[str, Run]:
+    """All ways to distil, by role: "distilled" is the recipe's own, the others are its variants."""
+    return {"distilled": run, **{name: run.variant(name) for name in run.recipe.variants}}
+
+
+def train_distilled(run: Run, role: str) -> None:
+    """Train the students of one way to distil."""
     recipe = run.recipe
-    for seed in recipe.seeds:
-        train_network(run, f"alone-seed{seed}", recipe.student, seed, student_key(run, seed))
-    missing = [s for s in recipe.seeds if not is_trained(run, f"distilled-seed{s}", distilled_key(run, s))]
-    if not recipe.teachers or not missing:
+    missing = [s for s in recipe.seeds if not is_trained(run, f"{role}-seed{s}", distilled_key(run, s))]
+    if not missing:
         return
     shapes = {name: load_trained(run, f"teacher-{name}", section) for name, section in recipe.teachers.items()}
     features = features_wanted(run, shapes)
@@ -52,7 +65,7 @@ def train_students(run: Run) -> None:
         method = make_method(run, network, shapes, teachers)
         train_network(
             run,
-            f"distilled-seed{seed}",
+            f"{role}-seed{seed}",
             recipe.student,
             seed,
             distilled_key(run, seed),
@@ -79,16 +92,19 @@ def make_method(run: Run, student: Network, networks: dict[str, Network], teache
         teacher_inputs={name: section.input for name, section in run.recipe.teachers.items()},
         student_shapes=student.feature_shapes(),
         teacher_shapes={name: network.feature_shapes() for name, network in networks.items()},
+        teacher_accuracy=validation_accuracy(run) if teachers is not None else dict.fromkeys(networks, 1.0),
+        learner=lambda teacher: copy.deepcopy(networks[teacher]).requires_grad_(True).train(),
     )
     section = run.recipe.method
     return build_method(section.name, context, section.options, where="method")
 
 
-def check_method(run: Run) -> None:
+def check_methods(run: Run) -> None:
     """Refuse a method that asks for a teacher, head or feature that does not exist, before anything is trained."""
     if run.recipe.teachers:
         networks = {name: run.network(section, 0, f"teachers.{name}") for name, section in run.recipe.teachers.items()}
-        features_wanted(run, networks)
+        for variant in ways(run).values():
+            features_wanted(variant, networks)
 
 
 def features_wanted(run: Run, networks: dict[str, Network]) -> Mapping[str, tuple[str, ...]]:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from vidistill.core.seeds import generator
 from vidistill.deploy.measure import gmacs, latency, parameters
+from vidistill.stages.distil import ways
 from vidistill.stages.networks import folder_of, load_trained, predict
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
+from vidistill.tasks import Predictions
 from vidistill.tasks import metrics as measure
-from vidistill.training.evaluate import Predictions
 
 RESAMPLES = 1000
 LOWER_IS_BETTER = ("ece", "nll")
@@ -30,28 +31,36 @@ Statistics = dict[str, measure.Statistic]
 def evaluate_run(run: Run) -> dict[str, Any]:
     """Predict the test clips with every network of the run and write `results.json`."""
     recipe = run.recipe
-    groups: dict[str, list[Predictions]] = {"alone": [], "distilled": []}
-    for seed in recipe.seeds:
-        for role in ("alone", "distilled") if recipe.teachers else ("alone",):
-            name = f"{role}-seed{seed}"
-            network = load_trained(run, name, recipe.student)
-            groups[role].append(predict(run, name, network, recipe.student.input, "test"))
+    seeds = {"alone": recipe.seeds}
+    if recipe.teachers:
+        seeds |= {role: way.recipe.seeds for role, way in ways(run).items()}
+    groups = {role: [_student(run, f"{role}-seed{seed}") for seed in each] for role, each in seeds.items()}
     rows = _teacher_rows(run)
     for role, predictions in groups.items():
-        if predictions:
-            rows.append(_row(run, role, role, predictions, list(recipe.seeds), f"{role}-seed{recipe.seeds[0]}"))
-    if recipe.teachers:
-        rows[-1]["latency_ms"] = rows[-2].get("latency_ms")  # the same network with other weights is timed once
+        kind = role if role in ("alone", "distilled") else "variant"
+        rows.append(_row(run, kind, role, predictions, list(seeds[role]), f"{role}-seed{seeds[role][0]}"))
+    for row in rows:
+        if row["role"] in ("distilled", "variant"):  # the same network with other weights is timed once
+            row["latency_ms"] = next(each.get("latency_ms") for each in rows if each["role"] == "alone")
+    gains = {role: _gain(run, groups, seeds, role) for role in groups if role != "alone"}
     results = {
         "test_split": "test",
-        "clips": len(groups["alone"][0].clip),
+        "task": recipe.task.name,
+        "primary": run.task.primary,
+        "clips": groups["alone"][0].units,
         "rows": rows,
-        "gain": _gain(run, groups) if recipe.teachers else {},
-        **_details(run, groups),
+        "gain": gains.get("distilled", {}),
+        "variant_gains": {role: gain for role, gain in gains.items() if role != "distilled"},
+        **_details(run, {role: predictions for role, predictions in groups.items() if role not in recipe.variants}),
     }
     if run.main:
         write_json(run.folder / "results.json", results)
     return results
+
+
+def _student(run: Run, name: str) -> Predictions:
+    student = run.recipe.student
+    return predict(run, name, load_trained(run, name, student), student.input, "test")
 
 
 def _teacher_rows(run: Run) -> list[dict[str, Any]]:
@@ -76,8 +85,8 @@ def _row(
         "role": role,
         "name": name,
         "seeds": seeds,
-        "clips": len(predictions[0].clip),
-        "metrics": over_seeds([run.task.statistics(p.logits, p.labels) for p in predictions], len(predictions[0].clip)),
+        "clips": predictions[0].units,
+        "metrics": over_seeds([run.task.statistics(p) for p in predictions], predictions[0].units),
     }
     if label is None:
         return row
@@ -88,7 +97,7 @@ def _row(
     row["parameters"] = parameters(network)
     row["gmacs"] = gmacs(network, network.input_shape)
     row["minutes_per_epoch"] = float(np.mean(history)) / 60 if history else None
-    if run.recipe.export.latency and role != "distilled" and run.main:
+    if run.recipe.export.latency and role in ("teacher", "alone") and run.main:
         measured = latency(model_folder=folder, threads=[1], seconds=0.5)
         row["latency_ms"] = next(iter(measured.values()))["median_ms"]
     return row
@@ -115,14 +124,17 @@ def _resample(statistics: Sequence[measure.Statistic], clips: int) -> NDArray[np
     return np.asarray(np.take_along_axis(values, seeds, 0).mean(0))
 
 
-def _gain(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, dict[str, Any]]:
+def _gain(
+    run: Run, groups: dict[str, list[Predictions]], seeds: dict[str, tuple[int, ...]], role: str
+) -> dict[str, dict[str, Any]]:
     """Distilled minus alone, paired by seed and clip. `paid`: the interval is on the better side of zero."""
     pairs: list[Statistics] = []
-    for alone, distilled in zip(groups["alone"], groups["distilled"], strict=True):
-        a = run.task.statistics(alone.logits, alone.labels)
-        d = run.task.statistics(distilled.logits, distilled.labels)
+    shared = [seed for seed in seeds[role] if seed in seeds["alone"]]
+    for seed in shared:
+        alone, distilled = (groups[each][seeds[each].index(seed)] for each in ("alone", role))
+        a, d = run.task.statistics(alone), run.task.statistics(distilled)
         pairs.append({name: _difference(d[name], a[name]) for name in a})
-    gains = over_seeds(pairs, len(groups["alone"][0].clip))
+    gains = over_seeds(pairs, groups["alone"][0].units)
     for name, gain in gains.items():
         sign = -1 if name.endswith(LOWER_IS_BETTER) else 1
         better, worse = sorted((sign * gain["low"], sign * gain["high"]))
@@ -139,7 +151,7 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
     per_class: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
     for head, classes in run.task.classes.items():
-        names = run.store.classes[head]
+        names = run.classes[head]
         table: dict[str, dict[str, Any]] = {name: {} for name in names}
         confusion[head] = {}
         for role, predictions in groups.items():

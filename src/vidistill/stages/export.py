@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidistill.data.batches import fixed_batches, loader
+from vidistill.core.types import Batch
+from vidistill.data.batches import fixed_batches, loader, view_counts
 from vidistill.data.manifest import resolve
 from vidistill.deploy.export import export_onnx
 from vidistill.deploy.measure import decode_latency, gmacs, latency, parameters
@@ -31,7 +32,7 @@ def shipped(run: Run) -> str:
 
     def score(seed: int) -> float:
         measured = [r["val"] for r in read_history(run, f"{role}-seed{seed}") if r["val"]]
-        return float(measured[-1][f"{head}/top1"]) if measured else 0.0
+        return float(measured[-1][f"{head}/{run.task.primary}"]) if measured else 0.0
 
     return f"{role}-seed{max(run.recipe.seeds, key=score)}"
 
@@ -43,7 +44,7 @@ def export_run(run: Run) -> dict[str, Any]:
     network = load_trained(run, name, student)
     folder = run.folder / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    classes = {head: list(run.store.classes[head]) for head in run.task.classes}
+    classes = {head: list(names) for head, names in run.classes.items()}
     onnx = folder / "student.onnx"
     result: dict[str, Any] = {"student": name, "parameters": parameters(network)}
     result["gmacs"] = gmacs(network, network.input_shape)
@@ -51,8 +52,8 @@ def export_run(run: Run) -> dict[str, Any]:
     int8 = None
     if section.int8:
         int8 = folder / "student.int8.onnx"
-        batches = list(encoded(run, run.store.indices("train")[:: _stride(run)]))
-        result["int8"] = quantise_int8(onnx, batches, int8)
+        shown = list(encoded(run, run.store.indices("train")[:: _stride(run)]))
+        result["int8"] = quantise_int8(onnx, shown, int8)
         result["int8"] |= _accuracy_cost(run, onnx, int8)
     if section.latency:
         result["latency"] = latency(folder_of(run, name), onnx, int8, seconds=1.0)
@@ -75,6 +76,7 @@ def metadata(run: Run, name: str) -> dict[str, Any]:
         "sources": json.loads(json.dumps(sources)),
         "duration": float(np.median([run.store.duration(int(i)) for i in train[:200]])),
         "model": f"{run.recipe.name}/{name}",
+        "task": run.task.described(),
     }
 
 
@@ -82,8 +84,15 @@ def encoded(run: Run, clips: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]
     """The student's input for the first test view of some clips, batch by batch."""
     name = run.recipe.student.input
     have = clips[run.store.present(run.input(name).modality)[clips]]
-    for batch in loader(run.dataset([name], False), fixed_batches(have, 1, BATCH)):
+    for batch in batches(run, have):
         yield batch.inputs[name].numpy()
+
+
+def batches(run: Run, clips: NDArray[np.int64]) -> Iterator[Batch]:
+    """The first test view of some clips, or all windows of untrimmed ones."""
+    counts = view_counts(run.store, run.policy, clips) if run.policy.steps > 1 else 1
+    size = max(1, BATCH // run.policy.steps)
+    return loader(run.dataset([run.recipe.student.input], False), fixed_batches(clips, counts, size))
 
 
 def _stride(run: Run) -> int:
@@ -91,16 +100,16 @@ def _stride(run: Run) -> int:
 
 
 def _accuracy_cost(run: Run, onnx: Any, int8: Any) -> dict[str, float]:
-    """Top-1 of both files on the first test view of every test clip, in the task's first head."""
+    """Top-1 of both files in the first head: of the first test view of every test clip, or of all time steps."""
     head = next(iter(run.task.classes))
     name = run.recipe.student.input
     clips = run.store.indices("test")
     clips = clips[run.store.present(run.input(name).modality)[clips]]
-    labels = run.store.labels(head)[clips]
+    labels = np.concatenate([batch.labels[head].numpy().ravel() for batch in batches(run, clips)])
     right = {}
     for kind, path in (("fp32", onnx), ("int8", int8)):
         logits = predict_logits(path, encoded(run, clips))[head]
-        right[kind] = float((logits.argmax(1) == labels)[labels >= 0].mean())
+        right[kind] = float((logits.argmax(-1).ravel() == labels)[labels >= 0].mean())
     return {"top1_fp32": right["fp32"], "top1_int8": right["int8"], "drop": right["fp32"] - right["int8"]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from vidistill.curricula import build_curriculum
 from vidistill.methods.base import Method
 from vidistill.models import Network, load_weights, save_weights
 from vidistill.stages.run import Run, read_json, write_json
+from vidistill.tasks import Predictions
+from vidistill.tasks import metrics as metric
 from vidistill.teachers.group import Teachers
-from vidistill.training.evaluate import Predictions, evaluate
+from vidistill.training.evaluate import evaluate
 from vidistill.training.loop import Training, train
 
 
@@ -58,13 +61,14 @@ def train_network(
     claim(run, folder, name, key)
     schedule = run.recipe.schedule_of(section)
     presence = [t.input for t in run.recipe.teachers.values()] if teachers else []
-    dataset = run.dataset([section.input, *live_inputs], True, presence)
+    peers = method.peer_inputs.values() if method else ()
+    dataset = run.dataset([section.input, *live_inputs, *peers], True, presence)
     clips = _clips_with(run, section.input, "train")
     options = run.recipe.curriculum.options if method else {}
     curriculum = build_curriculum(run.recipe.curriculum.name if method else "all", clips, seed, options)
     if run.recipe.track:
         run.accelerator.init_trackers(f"{run.recipe.name}-{name}")
-    with progress(name, len(clips) * schedule.epochs) as counter:
+    with progress(name, len(clips) * schedule.views_per_epoch * schedule.epochs) as counter:
         kept = train(
             Training(
                 folder=folder,
@@ -114,7 +118,7 @@ def keep(run: Run, folder: Path, section: schema.Network, network: Network) -> N
             "input_name": section.input,
             "input": run.describe_input(section.input),
             "input_shape": network.input_shape,
-            "classes": {head: run.store.classes[head] for head in run.task.classes},
+            "classes": run.classes,
             "views": run.policy.key(),
         },
     )
@@ -142,7 +146,9 @@ def predict(run: Run, name: str, network: nn.Module, input_name: str, split: str
 def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Predictions:
     """Run a network over all test views of a split."""
     network.to(run.accelerator.device)
-    return evaluate(network, run.dataset([input_name], False), run.store.indices(split), input_name, run.accelerator)
+    indices = run.store.indices(split)
+    predictions = evaluate(network, run.dataset([input_name], False), indices, input_name, run.accelerator)
+    return replace(predictions, truth=run.task.truth(run.store, np.unique(predictions.clip)))
 
 
 def measure(run: Run, network: nn.Module, input_name: str, split: str) -> dict[str, float]:
@@ -150,7 +156,7 @@ def measure(run: Run, network: nn.Module, input_name: str, split: str) -> dict[s
     if not len(_clips_with(run, input_name, split)):
         return {}
     predictions = predict_now(run, network, input_name, split)
-    metrics = run.task.metrics(predictions.logits, predictions.labels, bootstrap=0)
+    metrics = metric.intervals(run.task.statistics(predictions), predictions.units, 0)
     return {name: interval.value for name, interval in metrics.items()}
 
 

@@ -11,14 +11,14 @@ from vidistill.core.recipe import Recipe
 from vidistill.core.seeds import digest
 from vidistill.report.page import write_report
 from vidistill.stages.check import check_recipe
-from vidistill.stages.distil import check_method, distilled_key, student_key, train_students
+from vidistill.stages.distil import check_methods, distilled_key, student_key, train_students, ways
 from vidistill.stages.evaluate import describe_data, evaluate_run
 from vidistill.stages.export import export_run
 from vidistill.stages.run import Run, read_json, start, write_json
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
-RESULT_FORMAT = 4
+RESULT_FORMAT = 5
 """Raised when what evaluate, export or report write changes, so that they are written anew."""
 
 
@@ -62,7 +62,9 @@ def stage_key(run: Run, stage: str) -> str:
     trained = recipe.teachers and all(
         (run.folder / "models" / f"teacher-{n}" / "model.safetensors").is_file() for n in recipe.teachers
     )
-    keys = [distilled_key(run, s) if trained else student_key(run, s) for s in recipe.seeds]
+    keys: list[Any] = [student_key(run, seed) for seed in recipe.seeds]
+    if trained:
+        keys += [[role, distilled_key(way, s)] for role, way in ways(run).items() for s in way.recipe.seeds]
     if stage == "distil":
         return digest(judged, keys)
     if stage == "evaluate":
@@ -74,7 +76,7 @@ def stage_key(run: Run, stage: str) -> str:
 
 def _prepare(run: Run) -> None:
     describe_data(run)
-    check_method(run)
+    check_methods(run)
 
 
 def _audit(run: Run) -> None:

@@ -30,11 +30,13 @@ from vidistill.data.batches import Input, ViewDataset
 from vidistill.data.formats import FORMATS
 from vidistill.data.manifest import Manifest, carve_validation, check
 from vidistill.data.prepare import ModalitySource, prepare, store_hash
-from vidistill.data.store import Store
+from vidistill.data.steps import Steps
+from vidistill.data.store import ClipStore, Store
+from vidistill.data.streams import StreamPlan, Streams
 from vidistill.data.views import ViewPolicy
 from vidistill.modalities import MODALITIES, SignalAbsent
 from vidistill.models import NETWORKS, Network, build_network
-from vidistill.tasks.recognition import Recognition
+from vidistill.tasks import TASKS, Task
 
 VIEW_SEED = 0
 """Views are shared by all seeds of a run, so that one cache of teacher outputs serves them all."""
@@ -52,6 +54,13 @@ class Run:
             log_with=list(recipe.track) or None,
             project_dir=str(self.folder),
         )
+
+    def variant(self, name: str) -> Run:
+        """The same run as one of the recipe's variants has it: same folder, same prepared clips."""
+        run = Run(self.recipe.variant(name), self.accelerator)
+        for part in ("manifest", "prepared", "store", "task", "policy"):
+            setattr(run, part, getattr(self, part))
+        return run
 
     @property
     def main(self) -> bool:
@@ -114,8 +123,16 @@ class Run:
         return self.recipe.runs / "prepared" / f"{self.recipe.data.format}-{key[:12]}"
 
     @cached_property
-    def store(self) -> Store:
-        """The prepared clips; prepared now where they are not yet."""
+    def store(self) -> ClipStore:
+        """The prepared clips, or the streams that they are put together as; prepared now where they are not yet."""
+        plan = self.recipe.data.streams
+        if plan is None:
+            return self.prepared
+        return Streams(self.prepared, StreamPlan(**check_options(StreamPlan, plan, "data.streams")))
+
+    @cached_property
+    def prepared(self) -> Store:
+        """The prepared clips themselves."""
         section = self.recipe.prepare
         if self.main:
             with progress("prepare", len(self.manifest.clips)) as counter:
@@ -137,7 +154,7 @@ class Run:
         return ViewPolicy(**check_options(ViewPolicy, self.recipe.views, "views"))
 
     @cached_property
-    def task(self) -> Recognition:
+    def task(self) -> Task:
         """The task over the store's classes."""
         heads = self.recipe.task.heads or tuple(self.store.classes)
         for head in heads:
@@ -145,28 +162,36 @@ class Run:
                 hint = nearest(head, self.store.classes)
                 raise RecipeError(f"the data has no label {head!r}", where="task.heads", todo=hint)
         classes = {head: len(self.store.classes[head]) for head in heads}
-        return Recognition(**check_options(Recognition, {**self.recipe.task.options, "classes": classes}, "task"))
+        part = TASKS.get(self.recipe.task.name, where="task")
+        return part(classes, **check_options(part, self.recipe.task.options, "task", skip=1))
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the task's classes by head, in the order of the logits."""
+        return self.task.names(self.store.classes)
 
     def input(self, name: str) -> Input:
         """One network input of the recipe."""
         section = self.recipe.modalities[name]
         modality = section.modality or name
         kind = MODALITIES.get(modality, where=f"modalities.{name}")
-        encoding = kind(**check_options(kind, section.options, f"modalities.{name}"))
-        encoding = encoding.with_frames(self.policy.frames)
+        encoding = kind(**check_options(kind, section.options, f"modalities.{name}")).with_frames(self.policy.frames)
         known = modality in self.store.modalities
         have = np.flatnonzero(self.store.present(modality)) if known else np.zeros(0, np.int64)
         if not len(have):
             raise RecipeError(
                 f"no clip has the modality {modality!r}", where=f"modalities.{name}", todo="Leave this input out"
             )
-        return Input(name, modality, encoding.fitted(self.store.signal(int(have[0]), modality)))
+        encoding = encoding.fitted(self.store.signal(int(have[0]), modality))
+        return Input(name, modality, encoding if self.policy.steps == 1 else Steps(encoding, self.policy.steps))
 
     def dataset(self, inputs: Iterable[str], train: bool, presence: Iterable[str] = ()) -> ViewDataset:
         """Training or test views with these inputs; of `presence` only whether clips have them."""
         named = {name: self.input(name).modality for name in presence}
         seed = VIEW_SEED if train else None
-        return ViewDataset(self.store, [self.input(n) for n in dict.fromkeys(inputs)], self.policy, seed, named)
+        labeller = self.task.labeller(self.store, self.policy)
+        wanted = [self.input(n) for n in dict.fromkeys(inputs)]
+        return ViewDataset(self.store, wanted, self.policy, seed, named, labeller)
 
     def network(self, section: schema.Network, seed: int, where: str) -> Network:
         """A new network of the recipe; the same seed gives the same initial weights."""
@@ -183,7 +208,7 @@ class Run:
             "network": [section.network, self.network_options(section)],
             "views": self.policy.key(),
             "schedule": training_key(schedule),
-            "task": {**self.recipe.task.options, **({"heads": heads} if heads else {})},
+            "task": {"name": self.recipe.task.name, **self.recipe.task.options, **({"heads": heads} if heads else {})},
         }
 
     def network_options(self, section: schema.Network) -> dict[str, Any]:
@@ -196,7 +221,8 @@ class Run:
     def describe_input(self, name: str) -> dict[str, Any]:
         """An input as JSON: its modality and every option of its encoding."""
         item = self.input(name)
-        options = {f.name: getattr(item.encoding, f.name) for f in fields(item.encoding)}
+        encoding = item.encoding.encoding if isinstance(item.encoding, Steps) else item.encoding
+        options = {f.name: getattr(encoding, f.name) for f in fields(encoding)}
         return {"modality": item.modality, **json.loads(json.dumps(options))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from vidistill.core.seeds import digest
 from vidistill.models import Network, load_weights
 from vidistill.stages.networks import claim, folder_of, is_trained, keep, load_trained, predict, train_network
 from vidistill.stages.run import VIEW_SEED, Run, write_json
+from vidistill.tasks import Predictions
+from vidistill.tasks import metrics as metric
+from vidistill.tasks.base import ROW_BITS
 from vidistill.teachers import audit as judge
 from vidistill.teachers.cached import CachedTeacher, fill_cache
 from vidistill.teachers.ensemble import combine, uniform_weights
 from vidistill.teachers.group import Teacher, Teachers, Weighting
 from vidistill.teachers.live import LiveTeacher
-from vidistill.training.evaluate import Predictions
 
 TEACHER_SEED = 0
 
@@ -68,27 +71,23 @@ def audit_teachers(run: Run) -> dict[str, Any]:
         )
     predictions = {name: validation(run, name) for name in run.recipe.teachers}
     weighting = fit_weighting(run, predictions)
-    train = run.store.indices("train")
+    shared = align(predictions)
+    trained = run.task.row_labels(run.store, run.policy, "train")
     heads = run.task.classes
-    val = run.store.indices("val")
     audit: dict[str, Any] = {
         "split": "val",
-        "clips": len(val),
-        "chance": {
-            head: judge.chance(run.store.labels(head)[val], run.store.labels(head)[train], classes)
-            for head, classes in heads.items()
-        },
+        "clips": shared.units,
+        "chance": {head: judge.chance(shared.labels[head], trained[head], classes) for head, classes in heads.items()},
         "teachers": {},
         "agreement": {},
     }
     for number, (name, predicted) in enumerate(predictions.items()):
         audit["teachers"][name] = _judge(run, name, predicted, weighting, number, audit["chance"])
     for head in heads:
-        answers = {"labels": run.store.labels(head)[val]}
-        answers |= {name: spread(p.logits[head].argmax(1), p.clip, val) for name, p in predictions.items()}
+        answers = {"labels": shared.labels[head]}
+        answers |= {n: spread(p.logits[head].argmax(1), p.rows, shared.rows) for n, p in predictions.items()}
         audit["agreement"][head] = {"names": list(answers), "matrix": judge.agreement(answers)}
-    together = combine_predictions(run, predictions, weighting)
-    metrics = run.task.metrics(together.logits, together.labels)
+    metrics = point_metrics(run, combine_predictions(run, predictions, weighting))
     audit["ensemble"] = {
         "scheme": weighting.scheme,
         "gamma": weighting.gamma,
@@ -103,13 +102,13 @@ def audit_teachers(run: Run) -> dict[str, Any]:
 def _judge(
     run: Run, name: str, predicted: Predictions, weighting: Weighting, number: int, chance: dict[str, float]
 ) -> dict[str, Any]:
-    metrics = run.task.metrics(predicted.logits, predicted.labels)
+    metrics = point_metrics(run, predicted)
     heads = list(run.task.classes)
     accuracy = {head: _triple(metrics[f"{head}/top1"]) for head in heads}
     good = all(judge.beats_chance(accuracy[h][0], int((predicted.labels[h] >= 0).sum()), chance[h]) for h in heads)
     return {
         "input": run.recipe.teachers[name].input,
-        "clips": len(predicted.clip),
+        "clips": predicted.units,
         "accuracy": accuracy,
         "ece": {head: metrics[f"{head}/ece"].value for head in heads},
         "nll": {head: metrics[f"{head}/nll"].value for head in heads},
@@ -119,6 +118,11 @@ def _judge(
         else {head: 1 / len(run.recipe.teachers) for head in heads},
         "verdict": "ok" if good else "no better than chance",
     }
+
+
+def point_metrics(run: Run, predictions: Predictions) -> dict[str, metric.Interval]:
+    """The task's metrics with their intervals."""
+    return metric.intervals(run.task.statistics(predictions), predictions.units)
 
 
 def _triple(interval: Any) -> list[float]:
@@ -131,6 +135,17 @@ def validation(run: Run, name: str) -> Predictions:
     return predict(run, f"teacher-{name}", load_trained(run, f"teacher-{name}", section), section.input, "val")
 
 
+def validation_accuracy(run: Run) -> dict[str, float]:
+    """Part of the validation rows that each teacher gets right, mean over heads."""
+
+    def right(predicted: Predictions) -> float:
+        known = {head: labels >= 0 for head, labels in predicted.labels.items()}
+        hits = [predicted.logits[h].argmax(1)[k] == predicted.labels[h][k] for h, k in known.items() if k.any()]
+        return float(np.mean([hit.mean() for hit in hits]))
+
+    return {name: right(validation(run, name)) for name in run.recipe.teachers}
+
+
 def fit_weighting(run: Run, predictions: dict[str, Predictions]) -> Weighting:
     """Temperatures and held-out weights from validation predictions."""
     section = run.recipe.ensemble
@@ -139,47 +154,62 @@ def fit_weighting(run: Run, predictions: dict[str, Predictions]) -> Weighting:
         temperatures = {name: judge.fit_temperatures(p.logits, p.labels) for name, p in predictions.items()}
     weighting = Weighting(section.weights, section.gamma, {}, temperatures)
     held_out = {}
-    val = run.store.indices("val")
+    shared = align(predictions)
     for head in run.task.classes:
-        stacked, present = stack(predictions, head, val, weighting)
-        held_out[head] = judge.fit_held_out(stacked, run.store.labels(head)[val], present, section.gamma)
+        stacked, present = stack(predictions, head, shared.rows, weighting)
+        held_out[head] = judge.fit_held_out(stacked, shared.labels[head], present, section.gamma)
     return Weighting(section.weights, section.gamma, held_out, temperatures)
 
 
+def align(predictions: Mapping[str, Predictions]) -> Predictions:
+    """All rows that at least one network answers for, with their labels; the logits say nothing."""
+    rows, first = np.unique(np.concatenate([p.rows for p in predictions.values()]), return_index=True)
+    members = list(predictions.values())
+    labels = {head: np.concatenate([p.labels[head] for p in members])[first] for head in members[0].labels}
+    spans = None
+    if members[0].spans is not None:
+        spans = np.concatenate([p.spans for p in members if p.spans is not None])[first]
+    truth = None
+    if members[0].truth is not None:
+        truth = np.unique(np.concatenate([p.truth for p in members if p.truth is not None]), axis=0)
+    nothing = {head: np.zeros((len(rows), 0), np.float32) for head in labels}
+    return Predictions(nothing, labels, rows >> ROW_BITS, spans, truth)
+
+
 def stack(
-    predictions: dict[str, Predictions], head: str, clips: NDArray[np.int64], weighting: Weighting
+    predictions: Mapping[str, Predictions], head: str, rows: NDArray[np.int64], weighting: Weighting
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Calibrated logits (N, M, C) of all teachers for `clips`, zeros where a teacher has none, and presence (N, M)."""
+    """Calibrated logits (N, M, C) of all teachers for `rows`, zeros where a teacher has none, and presence (N, M)."""
     classes = next(iter(predictions.values())).logits[head].shape[1]
-    stacked = np.zeros((len(clips), len(predictions), classes), np.float32)
+    stacked = np.zeros((len(rows), len(predictions), classes), np.float32)
     present = np.zeros(stacked.shape[:2], bool)
     for number, (name, predicted) in enumerate(predictions.items()):
-        rows = np.searchsorted(clips, predicted.clip)
+        places = np.searchsorted(rows, predicted.rows)
         temperature = weighting.temperatures.get(name, {}).get(head, 1.0)
-        stacked[rows, number], present[rows, number] = predicted.logits[head] / temperature, True
+        stacked[places, number], present[places, number] = predicted.logits[head] / temperature, True
     return stacked, present
 
 
-def combine_predictions(run: Run, predictions: dict[str, Predictions], weighting: Weighting) -> Predictions:
-    """The ensemble's predictions for all clips that at least one teacher answers for.
+def combine_predictions(run: Run, predictions: Mapping[str, Predictions], weighting: Weighting) -> Predictions:
+    """The ensemble's predictions for all rows that at least one teacher answers for.
 
     Per-sample weights need labels, which no one has at test time; the ensemble is then weighed uniformly.
     """
-    clips = np.unique(np.concatenate([p.clip for p in predictions.values()]))
+    shared = align(predictions)
     logits = {}
     for head in run.task.classes:
-        stacked, present = stack(predictions, head, clips, weighting)
+        stacked, present = stack(predictions, head, shared.rows, weighting)
         weights = uniform_weights(len(predictions))
         if weighting.scheme == "held_out":
             weights = torch.tensor(weighting.held_out[head])
         logits[head] = combine(torch.from_numpy(stacked), weights, torch.from_numpy(present)).numpy()
-    return Predictions(logits, {head: run.store.labels(head)[clips] for head in run.task.classes}, clips)
+    return replace(shared, logits=logits)
 
 
-def spread(values: NDArray[Any], clips: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Values of `clips` in the order of `wanted`; -1 where there is none."""
+def spread(values: NDArray[Any], rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Values of `rows` in the order of `wanted`; -1 where there is none."""
     result = np.full(len(wanted), -1, dtype=np.int64)
-    result[np.searchsorted(wanted, clips)] = values
+    result[np.searchsorted(wanted, rows)] = values
     return result
 
 
@@ -199,14 +229,15 @@ def bind_teachers(run: Run, features: Mapping[str, tuple[str, ...]]) -> tuple[Te
         else:
             members[name] = live
             live_inputs.append(section.input)
-    return Teachers(members, weighting), tuple(live_inputs)
+    return Teachers(members, weighting, run.task), tuple(live_inputs)
 
 
 def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
     section = run.recipe.teachers[name]
     schedule = run.recipe.schedule
-    views = min(schedule.views or schedule.epochs, schedule.epochs)
+    shown = schedule.epochs * schedule.views_per_epoch
+    views = min(schedule.views or shown, shown)
     clips = run.store.indices("train")
     ids = run.store.ids
     key = {

@@ -6,21 +6,23 @@ nats) with 95 % bootstrap intervals over clips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vidistill.core.errors import DataError, RecipeError
-from vidistill.core.registry import Registry, nearest
+from vidistill.core.registry import nearest
 from vidistill.core.types import Batch, Loss, Losses, Outputs
+from vidistill.data.store import ClipStore
+from vidistill.data.views import ViewPolicy
 from vidistill.tasks import metrics as measure
+from vidistill.tasks.base import TASKS, Predictions
 from vidistill.tasks.metrics import Interval
-
-TASKS: Registry[Callable[..., Any]] = Registry("task")
 
 
 @TASKS.register("recognition")
@@ -36,6 +38,8 @@ class Recognition:
     Raises:
         RecipeError: a weight for a head that does not exist, a value out of range.
     """
+
+    primary = "top1"
 
     def __init__(
         self,
@@ -54,6 +58,37 @@ class Recognition:
         self.classes = dict(classes)
         self.label_smoothing = label_smoothing
         self.head_weights = {head: float(weights.get(head, 1.0)) for head in classes}
+
+    def described(self) -> dict[str, Any]:
+        """Nothing but the name: the likeliest class is the answer."""
+        return {"name": "recognition"}
+
+    def names(self, classes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """The data's class names of the task's heads."""
+        return {head: tuple(classes[head]) for head in self.classes}
+
+    def labeller(self, store: ClipStore, policy: ViewPolicy) -> None:
+        """The clips' own labels."""
+
+    def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
+        """A clip is a row."""
+        return outputs
+
+    def row_batch(self, batch: Batch) -> Batch:
+        """A clip is a row."""
+        return batch
+
+    def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
+        """A row is a clip."""
+        return losses, batch.clip
+
+    def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
+        """The labels of a split's clips."""
+        indices = store.indices(split)
+        return {head: store.labels(head)[indices] for head in self.classes}
+
+    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:
+        """Trimmed clips have no segments."""
 
     def loss(self, outputs: Outputs, batch: Batch) -> Losses:
         """Cross-entropy as the terms "label_<head>", one value a clip (B,); 0 where the label is -1 (absent)."""
@@ -102,9 +137,13 @@ class Recognition:
             DataError: logits and labels do not fit each other.
         """
         clips = len(next(iter(labels.values())))
-        return measure.intervals(self.statistics(logits, labels, subset=subset), clips, bootstrap, seed)
+        return measure.intervals(self.statistics_of(logits, labels, subset=subset), clips, bootstrap, seed)
 
-    def statistics(
+    def statistics(self, predictions: Predictions) -> dict[str, measure.Statistic]:
+        """The metrics of `metrics` as functions of how often each of the N clips is drawn."""
+        return self.statistics_of(predictions.logits, predictions.labels)
+
+    def statistics_of(
         self,
         logits: Mapping[str, NDArray[Any]],
         labels: Mapping[str, NDArray[Any]],

@@ -26,6 +26,16 @@ class Teacher(Protocol):
         """A frozen part of the teacher's network."""
 
 
+class Rows(Protocol):
+    """What a task makes of clips: the rows that teachers and student are compared by."""
+
+    def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
+        """A network's outputs, a row each."""
+
+    def row_batch(self, batch: Batch) -> Batch:
+        """The batch, a row each."""
+
+
 @dataclass(frozen=True)
 class Weighting:
     """How teachers weigh: the scheme, its temperature, fitted held-out weights and calibration temperatures.
@@ -48,19 +58,21 @@ class Weighting:
 
 
 class Teachers:
-    """Call it with a batch to get `{teacher name: Outputs, ..., ENSEMBLE: Outputs}`.
+    """Call it with a batch to get `{teacher name: Outputs, ..., ENSEMBLE: Outputs}`, a row for each row of the task.
 
     Calibrated logits are what students see: each teacher's logits come divided by its temperature.
     The ensemble's embedding has no columns: there is no embedding that all teachers share. Its feature `weights` (B, M)
     says how much each teacher weighed in the first head.
     """
 
-    def __init__(self, members: Mapping[str, Teacher], weighting: Weighting) -> None:
-        self.members, self.weighting = dict(members), weighting
+    def __init__(self, members: Mapping[str, Teacher], weighting: Weighting, task: Rows) -> None:
+        self.members, self.weighting, self.task = dict(members), weighting, task
+        self._heads = {name: member.part("head") for name, member in members.items()}
 
     def __call__(self, batch: Batch) -> dict[str, Outputs]:
-        """Answers of every teacher and of the ensemble."""
-        answers = {name: self._calibrated(name, member(batch)) for name, member in self.members.items()}
+        """Answers of every teacher and of the ensemble, a row each."""
+        answers = {name: self._calibrated(name, self._rows(name, batch)) for name in self.members}
+        batch = self.task.row_batch(batch)
         present = self.present(batch)
         heads = next(iter(answers.values())).logits
         combined: dict[str, Tensor] = {}
@@ -80,6 +92,10 @@ class Teachers:
     def weights(self, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
         """Weight (B,) of each teacher in the ensemble's first head, from what the group answered."""
         return dict(zip(self.members, answers[ENSEMBLE].features["weights"].unbind(1), strict=True))
+
+    def _rows(self, name: str, batch: Batch) -> Outputs:
+        with torch.inference_mode():
+            return self.task.rows(self.members[name](batch), batch, self._heads[name])
 
     def _calibrated(self, name: str, outputs: Outputs) -> Outputs:
         temperatures = self.weighting.temperatures.get(name, {})

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from vidistill.core.progress import Counter
-from vidistill.data.batches import ViewDataset, fixed_batches, loader
+from vidistill.core.types import Batch, Outputs
+from vidistill.data.batches import ViewDataset, clip_shape, fixed_batches, loader, view_counts
+from vidistill.tasks.base import Predictions
+from vidistill.tasks.segments import average_windows, window_starts
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class StepNetwork(Protocol):
+    """A temporal detector: steps are encoded one by one, and windows of them put in context."""
+
+    def encode(self, steps: Tensor) -> Tensor:
+        """Embeddings (N, E) of steps (N, *shape of one step)."""
+
+    def contextualise(self, embeddings: Tensor) -> Outputs:
+        """Logits (B, S, classes) of windows of embeddings (B, S, E)."""
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Logits by head, averaged over a clip's test views (N, C); labels by head (N,); store indices (N,)."""
+class _Part:
+    """What one clip gave: its store index, arrays by head, spans of its rows."""
 
-    logits: dict[str, NDArray[np.float32]]
-    labels: dict[str, NDArray[np.int64]]
-    clip: NDArray[np.int64]
-
-    def save(self, path: Path) -> None:
-        """Write as .npz, beside and renamed."""
-        beside = path.with_suffix(".tmp.npz")
-        arrays = {f"logits:{h}": v for h, v in self.logits.items()} | {f"label:{h}": v for h, v in self.labels.items()}
-        np.savez(beside, clip=self.clip, **arrays)  # type: ignore[arg-type]
-        beside.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            part = {p: {k.split(":", 1)[1]: file[k] for k in file if k.startswith(p)} for p in ("logits:", "label:")}
-            return cls(part["logits:"], part["label:"], file["clip"])
+    clip: int
+    logits: Arrays
+    labels: Arrays
+    spans: NDArray[np.float64] | None = None
 
 
 def evaluate(
@@ -52,42 +55,118 @@ def evaluate(
 ) -> Predictions:
     """Predictions for the clips `indices` that have the network's input; the network is left in its former mode.
 
-    Clips without the input are left out: their absence shows in `clip`.
+    Trimmed clips: logits averaged over test views. Untrimmed ones: a row a time step; each step is encoded once, and
+    logits are averaged over the overlapping windows that show it. Clips without the input are left out: their absence
+    shows in `clip`.
     """
-    modality = dataset.presence[input_name]
+    modality, policy = dataset.presence[input_name], dataset.policy
     have = np.array([i for i in indices if dataset.store.has(int(i), modality)], dtype=np.int64)
-    batches = fixed_batches(
-        have, dataset.policy.test_views, batch_size, accelerator.process_index, accelerator.num_processes
-    )
+    counts = view_counts(dataset.store, policy, have)
+    size = max(1, batch_size // policy.steps)
+    batches = fixed_batches(have, counts, size, accelerator.process_index, accelerator.num_processes)
     was_training = network.training
     network.eval()
-    rows: list[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]] = []
     with torch.inference_mode():
-        for batch in loader(dataset, batches, workers):
-            logits = network(batch.inputs[input_name].to(accelerator.device)).logits
-            rows.append(
-                (
-                    batch.clip.numpy(),
-                    {head: value.float().cpu().numpy() for head, value in logits.items()},
-                    {head: value.numpy() for head, value in batch.labels.items()},
-                )
-            )
-            if counter:
-                counter.advance(len(batch))
+        stream = _counted(loader(dataset, batches, workers), counter)
+        work = _views if policy.steps == 1 else _steps
+        parts = list(work(network, stream, dataset, input_name, accelerator))
     network.train(was_training)
     if accelerator.num_processes > 1:
-        rows = gather_object(rows)
-    return _mean_over_views(rows, dataset.policy.test_views)
+        parts = gather_object(parts)
+    return _joined(parts)
 
 
-def _mean_over_views(
-    rows: list[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]], views: int
-) -> Predictions:
-    clip = np.concatenate([row[0] for row in rows])
-    order = np.argsort(clip, kind="stable")
-    logits, labels = {}, {}
-    for head in rows[0][1]:
-        values = np.concatenate([row[1][head] for row in rows])[order]
-        logits[head] = values.reshape(-1, views, values.shape[1]).mean(1)
-        labels[head] = np.concatenate([row[2][head] for row in rows])[order][::views]
-    return Predictions(logits, labels, clip[order][::views])
+def _counted(stream: Iterator[Batch], counter: Counter | None) -> Iterator[Batch]:
+    for batch in stream:
+        yield batch
+        if counter:
+            counter.advance(len(batch))
+
+
+def _by_clip(rows: Iterator[tuple[Batch, Arrays]]) -> Iterator[tuple[int, Arrays, Arrays]]:
+    """Arrays and labels of each clip's views, stacked; views of one clip follow each other."""
+    clip = -1
+    values: list[Arrays] = []
+    labels: list[Arrays] = []
+
+    def stacked(rows: list[Arrays]) -> Arrays:
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    for batch, arrays in rows:
+        for place, number in enumerate(batch.clip.tolist()):
+            if number != clip and values:
+                yield clip, stacked(values), stacked(labels)
+                values, labels = [], []
+            clip = number
+            values.append({name: array[place] for name, array in arrays.items()})
+            labels.append({head: label[place].numpy() for head, label in batch.labels.items()})
+    if values:
+        yield clip, stacked(values), stacked(labels)
+
+
+def _views(
+    network: nn.Module, stream: Iterator[Batch], dataset: ViewDataset, input_name: str, accelerator: Accelerator
+) -> Iterator[_Part]:
+    """Trimmed clips: one row each, the mean of its views."""
+
+    def rows() -> Iterator[tuple[Batch, Arrays]]:
+        for batch in stream:
+            logits = network(batch.inputs[input_name].to(accelerator.device)).logits
+            yield batch, {head: value.float().cpu().numpy() for head, value in logits.items()}
+
+    for clip, logits, labels in _by_clip(rows()):
+        means = {head: value.mean(0, keepdims=True) for head, value in logits.items()}
+        yield _Part(clip, means, {head: value[:1] for head, value in labels.items()})
+
+
+def _steps(
+    network: Any, stream: Iterator[Batch], dataset: ViewDataset, input_name: str, accelerator: Accelerator
+) -> Iterator[_Part]:
+    """Untrimmed clips: one row a step."""
+    policy = dataset.policy
+
+    def rows() -> Iterator[tuple[Batch, Arrays]]:
+        for batch in stream:
+            windows = batch.inputs[input_name].to(accelerator.device)
+            embeddings = network.encode(windows.flatten(0, 1)).float()
+            yield batch, {"": embeddings.unflatten(0, windows.shape[:2]).cpu().numpy()}
+
+    for clip, arrays, labels in _by_clip(rows()):
+        shape = clip_shape(dataset.store, clip)
+        count = policy.steps_of(shape)
+        embeddings = torch.from_numpy(np.concatenate(list(arrays[""]))[:count]).to(accelerator.device)
+        logits = in_context(network, embeddings, policy.steps)
+        bounds = np.minimum(np.arange(count + 1) * policy.step_frames, shape.frames) / shape.rate
+        bounds[-1] = max(bounds[-1], shape.frames / shape.rate)
+        rows_of = {head: np.concatenate(list(value))[:count] for head, value in labels.items()}
+        yield _Part(clip, logits, rows_of, np.stack([bounds[:-1], bounds[1:]], 1))
+
+
+def in_context(network: StepNetwork, embeddings: Tensor, steps: int) -> Arrays:
+    """Logits by head (L, classes) of an untrimmed clip's step embeddings (L, E), averaged over overlapping windows.
+
+    A clip shorter than a window is one shorter window.
+    """
+    length = len(embeddings)
+    size = min(steps, length)
+    starts = window_starts(length, size, max(1, size // 2))
+    windows = embeddings[torch.from_numpy(starts[:, None] + np.arange(size)).to(embeddings.device)]
+    outputs = network.contextualise(windows)
+    return {
+        head: average_windows(value.float().cpu().numpy(), starts, length).astype(np.float32)
+        for head, value in outputs.logits.items()
+    }
+
+
+def _joined(parts: list[_Part]) -> Predictions:
+    """All clips' rows, in order of the store."""
+    parts = sorted(parts, key=lambda part: part.clip)
+    first = parts[0]
+
+    def joined(kind: str) -> Arrays:
+        return {head: np.concatenate([getattr(part, kind)[head] for part in parts]) for head in getattr(first, kind)}
+
+    counts = [len(next(iter(part.logits.values()))) for part in parts]
+    clip = np.repeat(np.array([part.clip for part in parts], np.int64), counts)
+    spans = None if first.spans is None else np.concatenate([part.spans for part in parts if part.spans is not None])
+    return Predictions(joined("logits"), joined("labels"), clip, spans)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ from vidistill.core.seeds import integer_seed
 from vidistill.core.types import Batch, Losses, Outputs
 from vidistill.curricula import Curriculum
 from vidistill.data.batches import ViewDataset, epoch_batches, loader
-from vidistill.methods.base import Method
-from vidistill.tasks.recognition import Recognition
+from vidistill.methods.base import Method, module_key
+from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
 from vidistill.training.checkpoint import load_state, save_state
 from vidistill.training.schedule import build_optimizer, rate_factor, set_rate
+
+EDGE = "edge/"
+"""Terms that only record how much a teacher teaches: they go to a column of their own in the history."""
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Training:
     input_name: str
     dataset: ViewDataset
     curriculum: Curriculum
-    task: Recognition
+    task: Task
     schedule: Schedule
     seed: int
     accelerator: Accelerator
@@ -68,19 +72,33 @@ class Step(nn.Module):
         super().__init__()
         network = training.network
         self.network = torch.compile(network) if training.schedule.compile else network
+        # Of the plain network: a compiled one hides its parts, and a second name would register them twice.
+        self.head: Callable[[], nn.Module] = partial(getattr, network, "head")
         self.method = training.method
         self.task = training.task
         self.input_name, self.label_weight = training.input_name, training.label_weight
 
     def forward(self, batch: Batch, taught: dict[str, Outputs] | None) -> tuple[Losses, dict[str, Tensor]]:
+        """Losses a row, and by head which rows (R,) are right."""
         features = self.method.student_features if self.method is not None else ()
         outputs = self.network(batch.inputs[self.input_name], features=features)
-        losses = self.task.loss(outputs, batch)
+        outputs = self.task.rows(outputs, batch, self.head())
+        rows = self.task.row_batch(batch)
+        losses = self.task.loss(outputs, rows)
         for loss in losses.values():
             loss.weight *= self.label_weight
         if self.method is not None and taught is not None:
-            losses |= self.method(outputs, taught, batch)
-        return losses, outputs.logits
+            losses |= self.method(outputs, {**taught, **self._peers(self.method, batch)}, rows)
+        right = {head: outputs.logits[head].detach().argmax(1) == labels for head, labels in rows.labels.items()}
+        return losses, right
+
+    def _peers(self, method: Method, batch: Batch) -> dict[str, Outputs]:
+        """What the networks say that learn along with the student; to mask clips without input is the method's part."""
+        answers = {}
+        for name, input_name in method.peer_inputs.items():
+            peer: Any = method.peers[module_key(name)]
+            answers[name] = self.task.rows(peer(batch.inputs[input_name]), batch, peer.head)
+        return answers
 
 
 @dataclass
@@ -125,8 +143,8 @@ def train(training: Training) -> nn.Module:
     total = steps_an_epoch * schedule.epochs
     with _interrupts() as interrupted:
         for epoch in range(state.epoch, schedule.epochs):
-            view = epoch % schedule.views if schedule.views else epoch
-            batches = epoch_batches(curriculum.select(epoch), epoch, view, training.seed, schedule.batch_size)
+            views = view_numbers(schedule, epoch)
+            batches = epoch_batches(curriculum.select(epoch), epoch, views, training.seed, schedule.batch_size)
             groups = [batches[i : i + schedule.accumulate] for i in range(0, len(batches), schedule.accumulate)]
             stream = _stream(training, groups[state.position :])
             for group in groups[state.position :]:
@@ -158,11 +176,12 @@ def _train_step(
         last = number == len(group) - 1
         with _precision(training), _synchronise(state.module, last):
             taught = training.teachers(batch) if training.teachers else None
-            losses, logits = state.module(batch, taught)
-            loss = _total(losses, batch, training.curriculum) * (accelerator.num_processes / clips)
+            losses, right = state.module(batch, taught)
+            losses, folded = training.task.fold(losses, batch)
+            loss = _total(losses, folded, training.curriculum) * (accelerator.num_processes / clips)
             accelerator.backward(loss)
-        training.curriculum.update(batch.clip, losses)
-        state.sums.add(_batch_sums(losses, logits, batch, taught, training.teachers), len(batch))
+        training.curriculum.update(folded, losses)
+        state.sums.add(_batch_sums(losses, right, taught, training.teachers), len(folded))
     if training.schedule.clip_norm is not None:
         accelerator.clip_grad_norm_(state.parameters, training.schedule.clip_norm)
     set_rate(state.optimizer, rate)
@@ -188,11 +207,13 @@ def _synchronise(module: nn.Module, now: bool) -> Iterator[None]:
             yield
 
 
-def _total(losses: Losses, batch: Batch, curriculum: Curriculum) -> Tensor:
+def _total(losses: Losses, clips: Tensor, curriculum: Curriculum) -> Tensor:
     """Sum over clips of all weighted terms; the curriculum's factors act on per-clip terms."""
-    factors = curriculum.weights(batch.clip)
+    factors = curriculum.weights(clips)
     total: Tensor | float = 0.0
     for loss in losses.values():
+        if not loss.weight:
+            continue  # only recorded
         values = loss.values.float()
         if factors is not None and loss.per_clip:
             values = values * factors[1 if loss.distillation else 0]
@@ -202,19 +223,16 @@ def _total(losses: Losses, batch: Batch, curriculum: Curriculum) -> Tensor:
 
 
 def _batch_sums(
-    losses: Losses,
-    logits: dict[str, Tensor],
-    batch: Batch,
-    taught: dict[str, Outputs] | None,
-    teachers: Teachers | None,
+    losses: Losses, right: dict[str, Tensor], taught: dict[str, Outputs] | None, teachers: Teachers | None
 ) -> dict[str, Tensor]:
+    clips = len(next(iter(losses.values())).values)
     sums = {f"term:{name}": loss.values.detach().sum() for name, loss in losses.items()}
     sums["loss"] = torch.stack([loss.weight * loss.values.detach().float().sum() for loss in losses.values()]).sum()
-    for head, values in logits.items():
-        sums[f"right:{head}"] = (values.detach().argmax(1) == batch.labels[head]).sum()
+    for head, rows in right.items():
+        sums[f"right:{head}"] = rows.float().mean() * clips
     if teachers is not None and taught is not None:
         for name, weight in teachers.weights(taught).items():
-            sums[f"weight:{name}"] = weight.sum()
+            sums[f"weight:{name}"] = weight.mean() * clips
     return sums
 
 
@@ -235,7 +253,7 @@ class _State:
             averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(training.network, multi_avg_fn=averaging, use_buffers=True)
         step = Step(training).train()
-        self.optimizer = build_optimizer(schedule, [step])
+        self.optimizer = build_optimizer(schedule, training.network, training.method)
         self.parameters = [p for p in step.parameters() if p.requires_grad]
         self.module = accelerator.prepare_model(step)
 
@@ -300,7 +318,8 @@ class _State:
                 "kind": "epoch",
                 "epoch": epoch + 1,
                 "loss": means["loss"],
-                "terms": part("term:"),
+                "terms": {name: value for name, value in part("term:").items() if not name.startswith(EDGE)},
+                "edges": part(f"term:{EDGE}") or None,
                 "accuracy": part("right:"),
                 "val": val,
                 "seconds": self.sums.seconds,
@@ -325,6 +344,12 @@ class _State:
         return self.kept().eval()
 
 
+def view_numbers(schedule: Schedule, epoch: int) -> list[int]:
+    """Numbers of the training views of an epoch; with `schedule.views` they come round again."""
+    numbers = range(epoch * schedule.views_per_epoch, (epoch + 1) * schedule.views_per_epoch)
+    return [number % schedule.views if schedule.views else number for number in numbers]
+
+
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """Write one JSON object a line, beside and renamed."""
     beside = path.with_suffix(".tmp")
@@ -341,8 +366,9 @@ def _stream(training: Training, groups: list[list[list[tuple[int, int]]]]) -> It
 
 def _steps_an_epoch(training: Training) -> int:
     clips: NDArray[np.int64] = training.curriculum.select(0)
-    batches = len(epoch_batches(clips, 0, 0, training.seed, training.schedule.batch_size))
-    return -(-batches // training.schedule.accumulate)
+    schedule = training.schedule
+    batches = len(epoch_batches(clips, 0, view_numbers(schedule, 0), training.seed, schedule.batch_size))
+    return -(-batches // schedule.accumulate)
 
 
 @contextmanager

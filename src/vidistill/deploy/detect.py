@@ -1,0 +1,72 @@
+"""Segments of a long video with one exported temporal detector, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vidistill.data.views import ClipShape
+from vidistill.deploy.inputs import Extent, InputPipeline
+from vidistill.deploy.session import run_session
+from vidistill.tasks.segments import average_windows, detect_segments, window_starts
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def step_logits(
+    session: InferenceSession, pipeline: InputPipeline, path: Path, key: str | None, extent: Extent, head: str
+) -> NDArray[np.float64]:
+    """Logits (L, classes) of a file's time steps, averaged over half-overlapping windows as in evaluation.
+
+    A file shorter than a window is seen as one window whose last step is repeated.
+    """
+    size = pipeline.policy.steps
+    length = pipeline.policy.steps_of(ClipShape(extent.frames, extent.rate))
+    starts = window_starts(max(length, size), size, max(1, size // 2))
+    rows = [
+        run_session(session, window[None])[head][0]
+        for window in sliding_windows(pipeline.steps(path, key, extent), starts.tolist(), size)
+    ]
+    return np.asarray(average_windows(np.stack(rows), starts, max(length, size))[:length], np.float64)
+
+
+def sliding_windows(steps: Iterator[torch.Tensor], starts: list[int], size: int) -> Iterator[NDArray[np.float32]]:
+    """Windows (size, *shape of one step) that begin at `starts`, increasing; steps behind the next window are let go.
+
+    Where the steps end inside a window the last one is repeated.
+    """
+    kept: dict[int, NDArray[np.float32]] = {}
+    known = 0
+    for start in starts:
+        while known < start + size:
+            step = next(steps, None)
+            kept[known] = kept[known - 1] if step is None else step.numpy()
+            known += 1
+        yield np.stack([kept[place] for place in range(start, start + size)])
+        kept = {place: step for place, step in kept.items() if place > start}
+
+
+def segments(
+    logits: NDArray[np.float64], extent: Extent, pipeline: InputPipeline, task: dict[str, Any], names: list[str]
+) -> list[dict[str, Any]]:
+    """Segments in order of time: label, score in [0, 1], segment [start, end] in seconds."""
+    width = pipeline.policy.step_frames
+    bounds = np.minimum(np.arange(len(logits) + 1) * width, extent.frames) / extent.rate
+    bounds[-1] = max(bounds[-1], extent.frames / extent.rate)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found = detect_segments(
+        powers / powers.sum(1, keepdims=True),
+        np.stack([bounds[:-1], bounds[1:]], 1),
+        threshold=task["threshold"],
+        variant=task["variant"],
+    )
+    return [
+        {"label": names[label], "score": float(score), "segment": [round(float(start), 3), round(float(end), 3)]}
+        for label, score, start, end in zip(found.label, found.score, found.start, found.end, strict=True)
+    ]

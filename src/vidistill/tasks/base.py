@@ -1,0 +1,121 @@
+"""What every task is: what a view's labels are, what a network's outputs are compared as, and how answers are judged.
+
+A task names the **rows** that losses, methods and metrics see: clips in recognition, time steps in detection, queries
+in few-shot recognition. Everything downstream handles rows alike, so a method need not know the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vidistill.core.registry import Registry
+from vidistill.core.types import Batch, Losses, Outputs
+from vidistill.data.batches import Labeller
+from vidistill.data.store import ClipStore
+from vidistill.data.views import ViewPolicy
+from vidistill.tasks.metrics import Statistic
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for a split, row by row.
+
+    Attributes:
+        logits: by head (N, C), averaged over the views that show a row.
+        labels: by head (N,), -1 where unknown.
+        clip: what a row belongs to (N,), increasing: the clip's store index, or the episode's number. Intervals
+            resample these.
+        spans: start and end in seconds (N, 2) of rows that are time steps of untrimmed clips, else None.
+        truth: of untrimmed clips, the annotated segments (M, 4): clip, start, end in seconds, class number.
+    """
+
+    logits: dict[str, NDArray[np.float32]]
+    labels: dict[str, NDArray[np.int64]]
+    clip: NDArray[np.int64]
+    spans: NDArray[np.float64] | None = None
+    truth: NDArray[np.float64] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """A number (N,) for every row, increasing, the same for all networks: its clip's, and its place in the clip."""
+        first = np.searchsorted(self.clip, self.clip)
+        return (self.clip << ROW_BITS) + np.arange(len(self.clip)) - first
+
+    @property
+    def units(self) -> int:
+        """How many clips (or episodes) there are."""
+        return len(np.unique(self.clip))
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, beside and renamed."""
+        beside = path.with_suffix(".tmp.npz")
+        arrays: dict[str, NDArray[Any]] = {f"logits:{head}": values for head, values in self.logits.items()}
+        arrays |= {f"label:{head}": values for head, values in self.labels.items()}
+        more = {"spans": self.spans, "truth": self.truth}
+        arrays |= {name: values for name, values in more.items() if values is not None}
+        np.savez(beside, clip=self.clip, **arrays)  # type: ignore[arg-type]
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            part = {p: {k.split(":", 1)[1]: file[k] for k in file if k.startswith(p)} for p in ("logits:", "label:")}
+            return cls(part["logits:"], part["label:"], file["clip"], file.get("spans"), file.get("truth"))
+
+
+ROW_BITS = 24
+"""Rows of one clip are numbered in this many bits: 16 million time steps."""
+
+
+class Task(Protocol):
+    """The interface of every task.
+
+    Attributes:
+        classes: number of classes by head, as networks give logits.
+        primary: the metric by which networks are judged, under each head: `<head>/<primary>`.
+    """
+
+    classes: dict[str, int]
+    primary: str
+
+    def described(self) -> dict[str, Any]:
+        """What whoever decodes an exported model must know, as JSON values: `name` and what decides decoding."""
+
+    def names(self, classes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """Names of the classes by head, of the data's class names."""
+
+    def labeller(self, store: ClipStore, policy: ViewPolicy) -> Labeller | None:
+        """What a view's labels are; None: the clip's own."""
+
+    def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
+        """A network's outputs for a batch, a row each; `head` is the network's."""
+
+    def row_batch(self, batch: Batch) -> Batch:
+        """The batch, a row each."""
+
+    def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
+        """Losses of rows as losses of clips, and which clips (store indices) those are."""
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Losses:
+        """What labels teach, from rows."""
+
+    def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
+        """Labels by head (N,) of all rows of a split as it is tested, without any network."""
+
+    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """`Predictions.truth` of some clips."""
+
+    def statistics(self, predictions: Predictions) -> dict[str, Statistic]:
+        """All metrics as functions of how often each clip (or episode) counts."""
+
+
+TASKS: Registry[Callable[..., Task]] = Registry("task")
+"""Builders `(classes: number of the data's classes by head, **options)`."""
