@@ -89,13 +89,27 @@ def predict(
 ) -> None:
     """Say what a video shows; prints a table and writes JSON.
 
-    Example: vidistill predict clip.mp4 --model runs/demo/export/student.onnx
+    A temporal detector finds segments in a video of any length, and writes them as CSV and subtitles (.srt) too.
+
+    Examples:
+    vidistill predict clip.mp4 --model runs/demo/export/student.onnx
+
+    vidistill predict room.mp4 --model runs/graph_fir_room/export/student.onnx --output room.json
     """
+    from vidistill.deploy.detect import write_files
     from vidistill.deploy.predict import Predictor
     from vidistill.stages.run import write_json
 
     result = Predictor(model).predict(video, top=top)
     target = to or Path(f"{video.stem}.prediction.json")
+    if "segments" in result:
+        table = Table("from, s", "to, s", "label", "score", title=str(video))
+        for each in result["segments"]:
+            start, end = each["segment"]
+            table.add_row(f"{start:.2f}", f"{end:.2f}", each["label"], f"{each['score']:.3f}")
+        output.print(table)
+        output.print("written: " + ", ".join(map(str, write_files(result, target))), soft_wrap=True)
+        return
     write_json(target, result)
     for head, ranked in result["predictions"].items():
         table = Table(head, "probability", title=str(video))

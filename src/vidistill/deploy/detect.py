@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from vidistill.data.views import ClipShape
 from vidistill.deploy.inputs import Extent, InputPipeline
-from vidistill.deploy.session import run_session
-from vidistill.tasks.segments import average_windows, detect_segments, window_starts
+from vidistill.deploy.session import run_session, written_beside
+from vidistill.tasks.detections_file import write_detections, write_subtitles
+from vidistill.tasks.segments import Detections, average_windows, detect_segments, window_starts
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,6 +36,29 @@ def step_logits(
         for window in sliding_windows(pipeline.steps(path, key, extent), starts.tolist(), size)
     ]
     return np.asarray(average_windows(np.stack(rows), starts, max(length, size))[:length], np.float64)
+
+
+def write_files(result: dict[str, Any], path: Path) -> list[Path]:
+    """Write a detector's answer as JSON, CSV and subtitles (SubRip) beside each other; returns the files.
+
+    Args:
+        result: of `Predictor.predict`.
+        path: the JSON file; the others have its name with `.csv` and `.srt`.
+    """
+    found = result["segments"]
+    detections = Detections(
+        np.array([Path(result["file"]).stem] * len(found), np.str_),
+        np.array([each["segment"][0] for each in found]),
+        np.array([each["segment"][1] for each in found]),
+        np.array([each["label"] for each in found], np.str_),
+        np.array([each["score"] for each in found]),
+    )
+    files = [path.with_suffix(suffix) for suffix in (".json", ".csv", ".srt")]
+    with written_beside(files[0]) as beside:
+        beside.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_detections(detections, files[1])
+    write_subtitles(detections, files[2])
+    return files
 
 
 def sliding_windows(steps: Iterator[torch.Tensor], starts: list[int], size: int) -> Iterator[NDArray[np.float32]]:

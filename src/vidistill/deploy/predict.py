@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidistill.core.errors import DataError, DecodeError, RecipeError
+from vidistill.deploy import detect
 from vidistill.deploy.inputs import Extent, InputPipeline
 from vidistill.deploy.quiet import first_line
 from vidistill.deploy.session import open_session, run_session, session_metadata
@@ -36,7 +37,7 @@ class Predictor:
         self._pipeline = InputPipeline(self.metadata, str(self._path))
 
     def predict(self, path: Path | str, top: int = 5) -> dict[str, Any]:
-        """The most probable classes of a file, of every head.
+        """The most probable classes of a file, of every head; or the segments that a temporal detector finds in it.
 
         A video as long as a training clip is seen through the model's test views; a longer one through the test views
         of windows spread evenly over it. Logits are averaged over all views before the softmax.
@@ -47,8 +48,10 @@ class Predictor:
             top: classes a head (>= 1).
 
         Returns:
-            file, seconds, rate (frames per second), frames, predictions {head: [{label, probability in [0, 1]}]},
-            views (how many were averaged), model (its name, else its file name). All values are JSON values.
+            file, seconds, rate (frames per second), frames, model (its name, else its file name), and of a recogniser
+            predictions {head: [{label, probability in [0, 1]}]} and views (how many were averaged); of a detector
+            steps (how many were classified) and segments [{label, score, segment: [start, end] in seconds}] in order
+            of time. All values are JSON values.
 
         Raises:
             DecodeError: the file is missing or broken.
@@ -59,7 +62,7 @@ class Predictor:
         file, key = split_key(path)
         try:
             extent = self._pipeline.extent(file, key)
-            logits, views = self._logits(file, key, extent)
+            found = self._detected(file, key, extent) if self.detects else self._recognised(file, key, extent, top)
         except DataError as error:
             if file.name in str(error):
                 raise
@@ -75,10 +78,26 @@ class Predictor:
             "seconds": round(extent.seconds, 3),
             "rate": round(extent.rate, 3),
             "frames": extent.frames,
-            "predictions": {head: self._ranked(head, logits[head], top) for head in self.classes},
-            "views": views,
+            **found,
             "model": str(self.metadata.get("model") or self._path.name),
         }
+
+    @property
+    def detects(self) -> bool:
+        """Whether the model finds segments in untrimmed video instead of saying what a clip shows."""
+        return bool((self.metadata.get("task") or {}).get("name") == "detection")
+
+    def _recognised(self, file: Path, key: str | None, extent: Extent, top: int) -> dict[str, Any]:
+        logits, views = self._logits(file, key, extent)
+        return {"predictions": {head: self._ranked(head, logits[head], top) for head in self.classes}, "views": views}
+
+    def _detected(self, file: Path, key: str | None, extent: Extent) -> dict[str, Any]:
+        task = self.metadata["task"]
+        logits = detect.step_logits(self._session, self._pipeline, file, key, extent, task["head"])
+        if not np.isfinite(logits).all():
+            raise DataError("the model gives no finite answer for it", where=str(file), todo="Check its values.")
+        found = detect.segments(logits, extent, self._pipeline, task, self.classes[task["head"]])
+        return {"steps": len(logits), "segments": found}
 
     def _logits(self, file: Path, key: str | None, extent: Extent) -> tuple[dict[str, NDArray[np.float64]], int]:
         """Logits (classes,) by head, averaged over all views, and the number of views."""

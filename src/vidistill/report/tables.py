@@ -21,7 +21,7 @@ _TITLES = {
     "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
 }
 _KINDS = {"detection": ("map", "map@", "top1")}
-_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4}
+_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "peer": 5}
 _PHRASES = {
     "paid": "Distillation paid",
     "cost": "Distillation did not pay",
@@ -204,6 +204,8 @@ def row_label(row: Mapping[str, Any]) -> str:
         return f"teacher {name}"
     if role == "variant":
         return f"student, {name}"
+    if role == "peer":
+        return f"peer {name}"
     return {"ensemble": "teachers together", "alone": "student alone", "distilled": "student distilled"}.get(role, name)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vidistill.core.seeds import generator
 from vidistill.deploy.measure import gmacs, latency, parameters
 from vidistill.stages.distil import ways
-from vidistill.stages.networks import folder_of, load_trained, predict
+from vidistill.stages.networks import PEERS, folder_of, load_trained, predict
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
 from vidistill.tasks import Predictions
@@ -39,6 +39,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
     for role, predictions in groups.items():
         kind = role if role in ("alone", "distilled") else "variant"
         rows.append(_row(run, kind, role, predictions, list(seeds[role]), f"{role}-seed{seeds[role][0]}"))
+    rows += [row for role in groups if role != "alone" for row in _peer_rows(run, role, list(seeds[role]))]
     for row in rows:
         if row["role"] in ("distilled", "variant"):  # the same network with other weights is timed once
             row["latency_ms"] = next(each.get("latency_ms") for each in rows if each["role"] == "alone")
@@ -61,6 +62,17 @@ def evaluate_run(run: Run) -> dict[str, Any]:
 def _student(run: Run, name: str) -> Predictions:
     student = run.recipe.student
     return predict(run, name, load_trained(run, name, student), student.input, "test")
+
+
+def _peer_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """Teachers' networks that learned along with the student (the full graph), as they came out of it."""
+    rows = []
+    for name, section in run.recipe.teachers.items():
+        labels = [f"{role}-seed{seed}/{PEERS}/{name}" for seed in seeds]
+        if all(folder_of(run, label).is_dir() for label in labels):
+            found = [predict(run, each, load_trained(run, each, section), section.input, "test") for each in labels]
+            rows.append(_row(run, "peer", f"{name}, {role}", found, seeds, None))
+    return rows
 
 
 def _teacher_rows(run: Run) -> list[dict[str, Any]]:

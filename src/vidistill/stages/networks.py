@@ -15,7 +15,7 @@ from vidistill.core.errors import CheckpointError
 from vidistill.core.progress import progress
 from vidistill.core.seeds import digest
 from vidistill.curricula import build_curriculum
-from vidistill.methods.base import Method
+from vidistill.methods.base import Method, module_key
 from vidistill.models import Network, load_weights, save_weights
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.tasks import Predictions
@@ -23,6 +23,9 @@ from vidistill.tasks import metrics as metric
 from vidistill.teachers.group import Teachers
 from vidistill.training.evaluate import evaluate
 from vidistill.training.loop import Training, train
+
+PEERS = "peers"
+"""Folder, in a student's, of the networks that learned along with it."""
 
 
 def folder_of(run: Run, name: str) -> Path:
@@ -91,6 +94,9 @@ def train_network(
         tracker.finish()
     network.load_state_dict(kept.state_dict())
     if run.main:
+        for peer in method.peer_inputs if method else ():
+            learned: Any = method.peers[module_key(peer)]  # type: ignore[union-attr]
+            keep(run, folder / PEERS / peer, run.recipe.teachers[peer], learned)
         keep(run, folder, section, network)
     run.accelerator.wait_for_everyone()
     return network.eval()
@@ -110,6 +116,7 @@ def claim(run: Run, folder: Path, name: str, key: dict[str, Any]) -> None:
 
 def keep(run: Run, folder: Path, section: schema.Network, network: Network) -> None:
     """Write what is kept of a finished training; the weights come last, as the mark that all is there."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / "network.json",
         {
