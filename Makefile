@@ -39,3 +39,5 @@ benchmarks: env
 	$(BIN)/python benchmarks/prepare.py runs/benchmarks/prepare.json
 	$(BIN)/python benchmarks/distil.py runs/benchmarks/distil.json
 	$(BIN)/python benchmarks/detection_metrics.py runs/benchmarks/detection_metrics.json
+	$(BIN)/python benchmarks/trx.py runs/benchmarks/trx.json
+	$(BIN)/python benchmarks/curriculum.py runs/benchmarks/curriculum.json

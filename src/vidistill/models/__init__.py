@@ -19,9 +19,12 @@ from vidistill.models import (  # noqa: F401
     image_trunks,
     plain_gru,
     published_fewshot,
+    published_video,
     sequence,
     sequence_embedder,
+    slowfast,
     stacked_frames,
+    tpn,
     video_trunks,
 )
 from vidistill.models.base import Backbone, Heads, Network

@@ -8,11 +8,12 @@ before each halving of the frame; Swin's `stage1`…`stage4`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torchvision
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from torchvision.ops import StochasticDepth
 
 from vidistill.models.base import Backbone, Features, Network, expect_rank
@@ -20,6 +21,7 @@ from vidistill.models.networks import NETWORKS
 from vidistill.models.trunks import load_pretrained, set_channels, set_momentum
 
 Steps = tuple[tuple[str, str | None], ...]
+Variant = Literal["default", "released"]
 
 RESNET_STEPS: Steps = (("stem", None), *((f"layer{number}", f"layer{number}") for number in (1, 2, 3, 4)))
 S3D_STAGES = {0: "stage1", 3: "stage2", 6: "stage3", 12: "stage4", 15: "stage5"}
@@ -64,6 +66,23 @@ class VideoTrunk(Backbone):
         return x.mean(dim=(1, 2, 3) if self.channels_last else (2, 3, 4)), maps
 
 
+class PlacedAttention(ShiftedWindowAttention3d):  # type: ignore[misc]
+    """Window attention whose position bias is right for windows that a short or small map has clipped.
+
+    Liu et al. 2022 and torchvision give N tokens of a clipped window the first N rows and columns of the full window's
+    index: another token's offsets, unless only time is clipped.
+    """
+
+    def get_relative_position_bias(self, window_size: list[int]) -> Tensor:
+        """Bias (1, heads, N, N) of a window of `window_size` tokens (T, H, W), N in all."""
+        time, height, width = window_size
+        full = self.relative_position_index.unflatten(1, self.window_size).unflatten(0, self.window_size)
+        index = full[:time, :height, :width, :time, :height, :width].reshape(-1)
+        tokens = time * height * width
+        bias: Tensor = self.relative_position_bias_table[index].view(1, tokens, tokens, -1).permute(0, 3, 1, 2)
+        return bias
+
+
 def build_convolutional(
     trunk: str,
     input_shape: tuple[int, ...],
@@ -105,6 +124,7 @@ def build_swin(
     weights: str | None = None,
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    variant: Variant = "default",
 ) -> Network:
     """Video Swin (Liu et al. 2022) for clips (C, T, H, W); patches of 2 x 4 x 4, shorter sides are padded.
 
@@ -115,6 +135,8 @@ def build_swin(
         weights: None, "DEFAULT" (Kinetics-400), a name of torchvision's, or a file; see `trunks.load_pretrained`.
         stochastic_depth: chance of skipping the last residual branch while training; it grows linearly from 0.
         dropout: on the embedding, while training.
+        variant: "released" keeps the published position bias of windows that the map clips in height or width, as it
+            does up to 192 pixels; see `PlacedAttention`. From 193 pixels on both are the same.
 
     Raises:
         ModelError: weights that cannot be had.
@@ -122,6 +144,10 @@ def build_swin(
     expect_rank(trunk, input_shape, "C, T, H, W")
     module: nn.Module = torchvision.models.get_model(trunk)
     backbone = VideoTrunk(module, SWIN_STEPS, channels_last=True)
+    if variant == "default":
+        for layer in module.modules():
+            if isinstance(layer, ShiftedWindowAttention3d):
+                layer.__class__ = PlacedAttention
     set_channels(module, input_shape[0])
     branches = [layer for layer in module.modules() if isinstance(layer, StochasticDepth)]
     for index, layer in enumerate(branches):
