@@ -21,6 +21,7 @@ CASES = [
     ("feature_mse", {"normalise": True, "student": "map", "teacher": "map"}),
     ("crosskd", {"teacher": "flow"}),
     ("crosskd", {"teacher": "audio"}),
+    ("ctkd", {}),
     ("graph", {}),
     ("graph", {"metric": "l1", "prior": {"flow": 2.0, "audio": 1.0}}),
     ("graph", {"metric": "kl", "variant": "released", "projection": "linear"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidistill.methods import combined, crosskd, dist, dkd, feature_mse, graph, kd, litemkd, rkd
+from vidistill.methods import combined, crosskd, ctkd, dist, dkd, feature_mse, graph, kd, litemkd, rkd
 from vidistill.methods.base import METHODS, Method, MethodContext, build_method
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "build_method",
     "combined",
     "crosskd",
+    "ctkd",
     "dist",
     "dkd",
     "feature_mse",

@@ -89,6 +89,20 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before the first step of each epoch, also of one that a resumed run enters half-way.
+
+        What a method derives from the epoch it derives here, so that it needs no memory. By default nothing, but the
+        methods that this one is made of are told.
+
+        Args:
+            epoch: from 0.
+            epochs: in all.
+        """
+        for part in self.modules():
+            if isinstance(part, Method) and part is not self:
+                part.start_epoch(epoch, epochs)
+
     def own_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The method's own parameters, without its peers', with the factor of the learning rate they ask for."""
         peers = {id(parameter) for parameter in self.peers.parameters()}

@@ -1,15 +1,18 @@
-"""The image pipeline that the checkpoints of Luo et al. (ECCV 2018) were trained with, to compare with them.
+"""The pipelines that the checkpoints of Luo et al. (ECCV 2018) and SAKD (ACM MM 2025) were trained with, to compare.
 
 Not used in training: a view's crop and flip are shared by all modalities, scale flow by one rule in training and test,
 and resize with OpenCV. Here each modality draws its own crop and flip, flow is rescaled in training only, and Pillow
 resizes. Videos are (..., H, W, C); crops and flips are the same for all frames of a video.
+
+`frame_positions` and the multi-scale crops are SAKD's. Its random transforms start from the same seed at each draw, so
+they are not random; `fixed()` is that source.
 """
 
 from __future__ import annotations
 
 import math
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,34 @@ Video = NDArray[Any]
 ZERO_LEVEL = 128.0
 """The grey level of no motion when flow is rescaled. A flip mirrors about 127.5 all the same, as published."""
 TRIES = 10
+Corner = Literal["c", "tl", "tr", "bl", "br"]
+CORNERS: tuple[Corner, ...] = ("c", "tl", "tr", "bl", "br")
+
+
+def fixed() -> Random:
+    """The random source of each of SAKD's random transforms, made anew for each call."""
+    return Random(1024)
+
+
+def frame_positions(length: int, size: int, place: Literal["begin", "center", "random"] = "begin") -> NDArray[np.int64]:
+    """The `size` neighbouring frames of SAKD, cyclically repeated where the video ends before.
+
+    Faults kept: "begin" and "center" never take the first frame, and take nothing of a video of one frame.
+
+    Args:
+        length: frames of the video, 1 or more.
+        size: frames to take.
+        place: where; "random" is drawn from `fixed()`.
+
+    Returns:
+        (size,) positions in [0, length), or (0,).
+    """
+    if place == "random":
+        start = fixed().randint(0, max(1, length - size - 1))
+    else:
+        start = 1 if place == "begin" else max(1, length // 2 - size // 2)
+    taken = np.arange(start, min(start + size, length), dtype=np.int64)
+    return np.resize(taken, size) if len(taken) else taken
 
 
 def resize(video: Video, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -52,6 +83,39 @@ def center_crop(video: Video, size: int) -> Video:
     height, width = video.shape[-3:-1]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return video[..., top : top + size, left : left + size, :]
+
+
+def corner_crop(video: Video, side: int, corner: Corner = "c") -> Video:
+    """`side` x `side` pixels of the middle (halves round to even) or of a corner: top or bottom, left or right."""
+    if corner == "c":
+        return center_crop(video, side)
+    height, width = video.shape[-3:-1]
+    top = 0 if corner[0] == "t" else height - side
+    left = 0 if corner[1] == "l" else width - side
+    return video[..., top : top + side, left : left + side, :]
+
+
+def multi_scale_corner_crop(video: Video, factor: float, size: int, corner: Corner = "c") -> NDArray[np.uint8]:
+    """`corner_crop` of `factor` times the short side (truncated), resized to `size` x `size`."""
+    side = int(factor * min(video.shape[-3:-1]))
+    return resize(corner_crop(video, side, corner), (size, size))
+
+
+def draw_corner(factors: tuple[float, ...]) -> tuple[float, Corner]:
+    """The factor and the corner of SAKD's "random" `multi_scale_corner_crop`: the source is made anew for each."""
+    return fixed().choice(factors), fixed().choice(CORNERS)
+
+
+def multi_scale_random_crop(video: Video, factor: float, size: int, place: tuple[float, float]) -> NDArray[np.uint8]:
+    """A crop of `factor` times the short side (truncated), resized to `size` x `size`.
+
+    Its left and top are `place` (x, y), in [0, 1), of the room there is, as real numbers that round to pixels.
+    """
+    height, width = video.shape[-3:-1]
+    side = int(factor * min(height, width))
+    left, top = place[0] * (width - side), place[1] * (height - side)
+    x0, y0, x1, y1 = (round(edge) for edge in (left, top, left + side, top + side))
+    return resize(video[..., y0:y1, x0:x1, :], (size, size))
 
 
 def random_sized_crop(video: Video, size: int, random: Random, flow: bool = False) -> Video:
