@@ -23,6 +23,8 @@ def _plain_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 
 
+FUSED = "fused:"
+"""Before the name of a teacher that fuses others: the name of its input."""
 ROLES = ("alone", "distilled", "ensemble", "teacher")
 """Names that rows of the result table have already."""
 
@@ -52,6 +54,9 @@ class Data(OpenSection):
     validation: float = Field(default=0.15, ge=0, lt=1, description="part of train carved out where no clip is `val`")
     validation_by: Literal["auto", "clip", "group"] = "auto"
     split_seed: int = 0
+    split_by_class: Options | None = Field(
+        default=None, description="few-shot: whole classes to `val` and `test` (lists of labels), all others train"
+    )
     streams: Options | None = Field(default=None, description="put trimmed clips together as untrimmed streams")
 
 
@@ -98,14 +103,18 @@ class Schedule(Section):
 class Network(OpenSection):
     """A network over one input. Further keys are options of the network."""
 
-    input: str
+    input: str = ""
     network: str
     schedule: Options = Field(default_factory=dict, description="overrides of the recipe's schedule")
 
 
 class Teacher(Network):
-    """A teacher; trained by the run unless `checkpoint` names a trained one (.safetensors of the same network)."""
+    """A teacher; trained by the run unless `checkpoint` names a trained one (.safetensors of the same network).
 
+    With `of` it has no input of its own: `network` names a fusion of those teachers' frames.
+    """
+
+    of: tuple[Name, ...] = ()
     checkpoint: Path | None = None
 
 
@@ -236,7 +245,10 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(describe_validation(error, _fields_at), where=where) from None
+    recipe = _fusions_named(recipe)
     for kind, network in [("student", recipe.student), *((f"teachers.{n}", t) for n, t in recipe.teachers.items())]:
+        if network.input.startswith(FUSED):
+            continue
         if network.input not in recipe.modalities:
             hint = nearest(network.input, recipe.modalities)
             raise RecipeError(f"input {network.input!r} is not among the recipe's modalities", where=kind, todo=hint)
@@ -246,6 +258,22 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
             raise RecipeError(f"a variant cannot be called {name!r}", where="variants", todo="Choose another name.")
         recipe.variant(name).schedule_of(recipe.variant(name).student)
     return recipe
+
+
+def _fusions_named(recipe: Recipe) -> Recipe:
+    """The recipe with an input name for every teacher that fuses others: `fused:<name>`."""
+    teachers: dict[str, Teacher] = {}
+    for name, teacher in recipe.teachers.items():
+        where = f"teachers.{name}"
+        if teacher.of and teacher.input:
+            raise RecipeError("a teacher has an input or fuses others, not both", where=where, todo="Leave one out.")
+        for member in teacher.of:
+            if member not in teachers or teachers[member].of:
+                known = [each for each, other in teachers.items() if not other.of]
+                hint = nearest(member, known) if known else "Name teachers that stand before it."
+                raise RecipeError(f"there is no teacher {member!r} before it to fuse", where=f"{where}.of", todo=hint)
+        teachers[name] = teacher.model_copy(update={"input": FUSED + name}) if teacher.of else teacher
+    return recipe.model_copy(update={"teachers": teachers})
 
 
 def apply_override(tree: Options, text: str) -> None:

@@ -33,9 +33,16 @@ class Encoding(Protocol):
         """The signal as seen by the view, float32 of `shape`."""
 
 
+SEVERAL = "+"
+"""Between the modalities of an input that is made of several."""
+
+
 @dataclass(frozen=True)
 class Input:
-    """One network input: a name in the recipe, the modality it reads, and its encoding."""
+    """One network input: a name in the recipe, the modality it reads, and its encoding.
+
+    An encoding reads a signal (`encode`), or gives rows that are stored for clips and views (`row`).
+    """
 
     name: str
     modality: str
@@ -89,14 +96,21 @@ class ViewDataset(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         index, _ = key
         view = self.view(key)
-        present = {name: self.store.has(index, modality) for name, modality in self.presence.items()}
-        tensors = {
-            item.name: item.encoding.encode(self.store.signal(index, item.modality), view)
-            if present[item.name]
-            else None
-            for item in self.inputs
-        }
+        present = {name: self.has(index, name) for name in self.presence}
+        tensors = {item.name: self._tensor(item, key, view) if present[item.name] else None for item in self.inputs}
         return Sample(key, tensors, self._labeller(index, view), present)
+
+    def has(self, index: int, name: str) -> bool:
+        """Whether a clip has an input; one of several modalities (`rgb+flow`) is there where any of them is."""
+        return any(self.store.has(index, modality) for modality in self.presence[name].split(SEVERAL))
+
+    def _tensor(self, item: Input, key: Key, view: View) -> torch.Tensor:
+        if hasattr(item.encoding, "row"):
+            present = [self.store.has(key[0], modality) for modality in item.modality.split(SEVERAL)]
+            row: torch.Tensor = item.encoding.row(key, present, self.seed is None)
+            return row
+        tensor: torch.Tensor = item.encoding.encode(self.store.signal(key[0], item.modality), view)
+        return tensor
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Stack samples; an absent modality is zeros with `present` False."""

@@ -319,7 +319,7 @@ def _check_labels(manifest: Manifest, heads: Iterable[str]) -> None:
             )
 
 
-def _warnings(manifest: Manifest) -> list[str]:
+def _warnings(manifest: Manifest, new_classes: bool) -> list[str]:
     """What is allowed and yet likely a mistake, a line each."""
     lines = []
     for name in sorted({clip.split for clip in manifest.clips} - {*SPLITS, ""}):
@@ -338,7 +338,7 @@ def _warnings(manifest: Manifest) -> list[str]:
             lines += [
                 f"class {label!r} of {head!r} is absent from {name}"
                 for name in ("train", "test")
-                if total > 1 and counts[name] and not counts[name][label]
+                if not new_classes and total > 1 and counts[name] and not counts[name][label]
             ]
         alike: dict[str, list[str]] = defaultdict(list)
         for label in classes:
@@ -350,8 +350,10 @@ def _warnings(manifest: Manifest) -> list[str]:
     return lines
 
 
-def check(manifest: Manifest, heads: Iterable[str] = ()) -> list[str]:
+def check(manifest: Manifest, heads: Iterable[str] = (), *, new_classes: bool = False) -> list[str]:
     """Prove that the manifest can be learned from; `heads` are labels that a task needs.
+
+    `new_classes`: validation and test classes are meant to be absent from train, as in few-shot recognition.
 
     Returns:
         Warnings, a line each: classes of one clip, classes absent from train or test, groups in train and test.
@@ -373,4 +375,4 @@ def check(manifest: Manifest, heads: Iterable[str] = ()) -> list[str]:
     if not manifest.split("train"):
         raise DataError("no clip has split 'train'", where=where)
     _check_labels(manifest, heads)
-    return _warnings(manifest)
+    return _warnings(manifest, new_classes)

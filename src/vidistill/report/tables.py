@@ -20,7 +20,7 @@ _TITLES = {
     "pku_map_action": "PKU-MMD AP (action), mean over tIoU",
     "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
 }
-_KINDS = {"detection": ("map", "map@", "top1")}
+_KINDS = {"detection": ("map", "map@", "top1"), "fewshot": ("top1", "nll")}
 _ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "peer": 5}
 _PHRASES = {
     "paid": "Distillation paid",

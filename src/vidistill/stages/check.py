@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vidistill.core.errors import RecipeError
-from vidistill.core.recipe import Recipe
+from vidistill.core.recipe import Recipe, Teacher
 from vidistill.core.registry import check_options
 from vidistill.curricula import CURRICULA
 from vidistill.data.formats import FORMATS
@@ -12,6 +12,7 @@ from vidistill.data.views import ViewPolicy
 from vidistill.methods.base import METHODS
 from vidistill.modalities import MODALITIES
 from vidistill.models import NETWORKS
+from vidistill.models.fusion import FUSIONS
 from vidistill.tasks import TASKS
 
 
@@ -33,6 +34,9 @@ def check_recipe(recipe: Recipe) -> None:
     ViewPolicy(**check_options(ViewPolicy, recipe.views, "views"))
     networks = {"student": recipe.student, **{f"teachers.{name}": t for name, t in recipe.teachers.items()}}
     for place, network in networks.items():
+        if isinstance(network, Teacher) and network.of:
+            FUSIONS.get(network.network, where=f"{place}.network")
+            continue
         builder = NETWORKS.get(network.network, where=f"{place}.network")
         check_options(builder, network.options, place, skip=2)
     for name, teacher in recipe.teachers.items():

@@ -117,6 +117,9 @@ def _row(
 
 def over_seeds(statistics: Sequence[Statistics], clips: int) -> dict[str, dict[str, Any]]:
     """Mean over seeds of every metric, its values a seed, and its 95 % interval over clips and seeds."""
+    if not clips:  # too few of the clips are visible to this network to measure it
+        nothing: dict[str, Any] = {"value": None, "low": None, "high": None, "per_seed": []}
+        return dict.fromkeys(statistics[0], nothing)
     everything = np.ones((1, clips))
     values = {name: [float(s[name](everything)[0]) for s in statistics] for name in statistics[0]}
     drawn = {name: _resample([s[name] for s in statistics], clips) for name in statistics[0]}
@@ -162,6 +165,8 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
     """Per-class accuracy, confusion and reliability, averaged or pooled over seeds."""
     per_class: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
+    if run.task.name == "fewshot":  # its classes are places in an episode
+        return {}
     for head, classes in run.task.classes.items():
         names = run.classes[head]
         table: dict[str, dict[str, Any]] = {name: {} for name in names}

@@ -20,10 +20,14 @@ from vidistill.models import Network, load_weights, save_weights
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.tasks import Predictions
 from vidistill.tasks import metrics as metric
+from vidistill.tasks.fewshot import EPISODE
 from vidistill.teachers.group import Teachers
 from vidistill.training.evaluate import evaluate
+from vidistill.training.evaluate_episodes import encode_clips, evaluate_episodes
 from vidistill.training.loop import Training, train
 
+OWN_EPISODES = 1 << 30
+"""Episodes of a network that cannot see all clips are others than everyone's; their numbers begin here."""
 PEERS = "peers"
 """Folder, in a student's, of the networks that learned along with it."""
 
@@ -134,8 +138,8 @@ def keep(run: Run, folder: Path, section: schema.Network, network: Network) -> N
 
 
 def _clips_with(run: Run, input_name: str, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    indices = run.store.indices(split)
-    return indices[run.store.present(run.input(input_name).modality)[indices]]
+    dataset = run.dataset([input_name], False)
+    return np.array([i for i in run.store.indices(split) if dataset.has(int(i), input_name)], dtype=np.int64)
 
 
 def predict(run: Run, name: str, network: nn.Module, input_name: str, split: str) -> Predictions:
@@ -154,7 +158,21 @@ def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Pr
     """Run a network over all test views of a split."""
     network.to(run.accelerator.device)
     indices = run.store.indices(split)
-    predictions = evaluate(network, run.dataset([input_name], False), indices, input_name, run.accelerator)
+    dataset = run.dataset([input_name], False)
+    have = np.array([dataset.has(index, input_name) for index in range(len(run.store))])
+    episodes = run.task.episodes(run.store, split, have)
+    if episodes is not None:
+        if not len(episodes):
+            way = run.task.classes[EPISODE]
+            return Predictions(
+                {EPISODE: np.zeros((0, way), np.float32)}, {EPISODE: np.zeros(0, np.int64)}, np.zeros(0, np.int64)
+            )
+        clips = np.unique(np.concatenate([episodes.support.ravel(), episodes.queries.ravel()]))
+        frames = encode_clips(network, dataset, clips, input_name, run.accelerator)
+        own = 0 if have[indices].all() else OWN_EPISODES
+        found = evaluate_episodes(network, frames, clips, episodes, run.accelerator)
+        return replace(found, clip=found.clip + own)
+    predictions = evaluate(network, dataset, indices, input_name, run.accelerator)
     return replace(predictions, truth=run.task.truth(run.store, np.unique(predictions.clip)))
 
 

@@ -23,10 +23,11 @@ import vidistill
 from vidistill.core import recipe as schema
 from vidistill.core.errors import RecipeError, StoreError
 from vidistill.core.progress import console, progress
-from vidistill.core.recipe import Recipe, dump_recipe
+from vidistill.core.recipe import FUSED, Recipe, dump_recipe
 from vidistill.core.registry import check_options, nearest
 from vidistill.core.seeds import integer_seed
 from vidistill.data.batches import Input, ViewDataset
+from vidistill.data.class_splits import by_class, check_disjoint
 from vidistill.data.formats import FORMATS
 from vidistill.data.manifest import Manifest, carve_validation, check
 from vidistill.data.prepare import ModalitySource, prepare, store_hash
@@ -48,6 +49,7 @@ class Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator | None = None) -> None:
         self.recipe = recipe
         self.folder = recipe.runs / recipe.name
+        self._stored: dict[str, Input] = {}
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.accelerator = accelerator or Accelerator(
             cpu=not torch.cuda.is_available(),  # or torchrun without a GPU would start processes that do not meet
@@ -80,9 +82,14 @@ class Run:
         if not data.root.exists():
             raise RecipeError(f"no such folder: {data.root}", where="data.root", todo="Set data.root=/path/to/the/set")
         manifest = reader(data.root, **check_options(reader, data.options, "data", skip=1))
-        for warning in check(manifest, self.recipe.task.heads):
+        if data.split_by_class is not None:
+            manifest = by_class(manifest, **check_options(by_class, data.split_by_class, "data.split_by_class", skip=1))
+        disjoint = self.recipe.task.name == "fewshot"
+        if disjoint:
+            check_disjoint(manifest, (self.recipe.task.heads or manifest.heads)[0])
+        for warning in check(manifest, self.recipe.task.heads, new_classes=disjoint):
             self.say(f"[yellow]note[/yellow] {warning}")
-        if data.validation > 0:
+        if data.validation > 0 and not disjoint:
             manifest = carve_validation(manifest, data.validation, data.split_seed, data.validation_by)
         return manifest
 
@@ -172,6 +179,8 @@ class Run:
 
     def input(self, name: str) -> Input:
         """One network input of the recipe."""
+        if name.startswith(FUSED):
+            return self._fused(name)
         section = self.recipe.modalities[name]
         modality = section.modality or name
         kind = MODALITIES.get(modality, where=f"modalities.{name}")
@@ -185,6 +194,14 @@ class Run:
         encoding = encoding.fitted(self.store.signal(int(have[0]), modality))
         return Input(name, modality, encoding if self.policy.steps == 1 else Steps(encoding, self.policy.steps))
 
+    def _fused(self, name: str) -> Input:
+        """The input of a teacher that fuses others; made once, since it opens their stored frames."""
+        from vidistill.stages.fusion import fused_input  # it needs runs itself
+
+        if name not in self._stored:
+            self._stored[name] = fused_input(self, name)
+        return self._stored[name]
+
     def dataset(self, inputs: Iterable[str], train: bool, presence: Iterable[str] = ()) -> ViewDataset:
         """Training or test views with these inputs; of `presence` only whether clips have them."""
         named = {name: self.input(name).modality for name in presence}
@@ -195,6 +212,11 @@ class Run:
 
     def network(self, section: schema.Network, seed: int, where: str) -> Network:
         """A new network of the recipe; the same seed gives the same initial weights."""
+        if isinstance(section, schema.Teacher) and section.of:
+            from vidistill.stages.fusion import fused_network  # it needs runs itself
+
+            torch.manual_seed(integer_seed(seed, "network"))
+            return fused_network(self, section, where)  # type: ignore[return-value]
         shape = self.input(section.input).encoding.shape
         torch.manual_seed(integer_seed(seed, "network"))
         return build_network(section.network, shape, self.task.classes, section.options, where=where)
@@ -213,6 +235,8 @@ class Run:
 
     def network_options(self, section: schema.Network) -> dict[str, Any]:
         """A network's options with its defaults filled in, as JSON."""
+        if isinstance(section, schema.Teacher) and section.of:
+            return {"of": list(section.of), **section.options}
         builder = NETWORKS.get(section.network)
         options = check_options(builder, section.options, f"network {section.network!r}", skip=2)
         described: dict[str, Any] = json.loads(json.dumps(options, default=str))
@@ -220,6 +244,9 @@ class Run:
 
     def describe_input(self, name: str) -> dict[str, Any]:
         """An input as JSON: its modality and every option of its encoding."""
+        if name.startswith(FUSED):
+            of = self.recipe.teachers[name.removeprefix(FUSED)].of
+            return {"of": {member: self.describe_input(self.recipe.teachers[member].input) for member in of}}
         item = self.input(name)
         encoding = item.encoding.encoding if isinstance(item.encoding, Steps) else item.encoding
         options = {f.name: getattr(encoding, f.name) for f in fields(encoding)}

@@ -16,7 +16,16 @@ from vidistill.core import recipe as schema
 from vidistill.core.errors import RecipeError
 from vidistill.core.seeds import digest
 from vidistill.models import Network, load_weights
-from vidistill.stages.networks import claim, folder_of, is_trained, keep, load_trained, predict, train_network
+from vidistill.stages.networks import (
+    OWN_EPISODES,
+    claim,
+    folder_of,
+    is_trained,
+    keep,
+    load_trained,
+    predict,
+    train_network,
+)
 from vidistill.stages.run import VIEW_SEED, Run, write_json
 from vidistill.tasks import Predictions
 from vidistill.tasks import metrics as metric
@@ -34,6 +43,9 @@ def teacher_key(run: Run, name: str) -> dict[str, Any]:
     """What a teacher depends on."""
     section = run.recipe.teachers[name]
     key = {**run.key_of(section, run.recipe.schedule_of(section)), "seed": TEACHER_SEED, "role": "teacher"}
+    if section.of:
+        key["members"] = {member: teacher_key(run, member) for member in section.of}
+        key["views"] = [key["views"], shown_views(run)]
     return {**key, "checkpoint": file_hash(section.checkpoint)} if section.checkpoint else key
 
 
@@ -104,19 +116,36 @@ def _judge(
 ) -> dict[str, Any]:
     metrics = point_metrics(run, predicted)
     heads = list(run.task.classes)
+    if not predicted.units:
+        return _unmeasured(run, name, heads)
     accuracy = {head: _triple(metrics[f"{head}/top1"]) for head in heads}
     good = all(judge.beats_chance(accuracy[h][0], int((predicted.labels[h] >= 0).sum()), chance[h]) for h in heads)
     return {
         "input": run.recipe.teachers[name].input,
         "clips": predicted.units,
         "accuracy": accuracy,
-        "ece": {head: metrics[f"{head}/ece"].value for head in heads},
+        "ece": {head: metrics[f"{head}/ece"].value if f"{head}/ece" in metrics else None for head in heads},
         "nll": {head: metrics[f"{head}/nll"].value for head in heads},
         "temperature": dict(weighting.temperatures.get(name, {})),
         "weight": {head: weighting.held_out[head][number] for head in heads}
         if weighting.scheme == "held_out"
         else {head: 1 / len(run.recipe.teachers) for head in heads},
         "verdict": "ok" if good else "no better than chance",
+    }
+
+
+def _unmeasured(run: Run, name: str, heads: list[str]) -> dict[str, Any]:
+    """A teacher that sees too few of the validation clips to be judged."""
+    nothing = dict.fromkeys(heads)
+    return {
+        "input": run.recipe.teachers[name].input,
+        "clips": 0,
+        "accuracy": {head: [None, None, None] for head in heads},
+        "ece": nothing,
+        "nll": nothing,
+        "temperature": {},
+        "weight": {head: 1 / len(run.recipe.teachers) for head in heads},
+        "verdict": judge.NOT_MEASURED,
     }
 
 
@@ -141,7 +170,7 @@ def validation_accuracy(run: Run) -> dict[str, float]:
     def right(predicted: Predictions) -> float:
         known = {head: labels >= 0 for head, labels in predicted.labels.items()}
         hits = [predicted.logits[h].argmax(1)[k] == predicted.labels[h][k] for h, k in known.items() if k.any()]
-        return float(np.mean([hit.mean() for hit in hits]))
+        return float(np.mean([hit.mean() for hit in hits])) if hits else 0.0
 
     return {name: right(validation(run, name)) for name in run.recipe.teachers}
 
@@ -162,9 +191,13 @@ def fit_weighting(run: Run, predictions: dict[str, Predictions]) -> Weighting:
 
 
 def align(predictions: Mapping[str, Predictions]) -> Predictions:
-    """All rows that at least one network answers for, with their labels; the logits say nothing."""
-    rows, first = np.unique(np.concatenate([p.rows for p in predictions.values()]), return_index=True)
-    members = list(predictions.values())
+    """All rows that at least one network answers for, with their labels; the logits say nothing.
+
+    Episodes that a network has for itself, since it cannot see all clips, are no rows of the others.
+    """
+    shared = {name: p for name, p in predictions.items() if p.clip.max(initial=0) < OWN_EPISODES}
+    members = list((shared or predictions).values())
+    rows, first = np.unique(np.concatenate([p.rows for p in members]), return_index=True)
     labels = {head: np.concatenate([p.labels[head] for p in members])[first] for head in members[0].labels}
     spans = None
     if members[0].spans is not None:
@@ -184,9 +217,10 @@ def stack(
     stacked = np.zeros((len(rows), len(predictions), classes), np.float32)
     present = np.zeros(stacked.shape[:2], bool)
     for number, (name, predicted) in enumerate(predictions.items()):
-        places = np.searchsorted(rows, predicted.rows)
+        known = np.isin(predicted.rows, rows)
+        places = np.searchsorted(rows, predicted.rows[known])
         temperature = weighting.temperatures.get(name, {}).get(head, 1.0)
-        stacked[places, number], present[places, number] = predicted.logits[head] / temperature, True
+        stacked[places, number], present[places, number] = predicted.logits[head][known] / temperature, True
     return stacked, present
 
 
@@ -209,7 +243,8 @@ def combine_predictions(run: Run, predictions: Mapping[str, Predictions], weight
 def spread(values: NDArray[Any], rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """Values of `rows` in the order of `wanted`; -1 where there is none."""
     result = np.full(len(wanted), -1, dtype=np.int64)
-    result[np.searchsorted(wanted, rows)] = values
+    known = np.isin(rows, wanted)
+    result[np.searchsorted(wanted, rows[known])] = values[known]
     return result
 
 
@@ -235,9 +270,7 @@ def bind_teachers(run: Run, features: Mapping[str, tuple[str, ...]]) -> tuple[Te
 def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
     section = run.recipe.teachers[name]
-    schedule = run.recipe.schedule
-    shown = schedule.epochs * schedule.views_per_epoch
-    views = min(schedule.views or shown, shown)
+    views = shown_views(run)
     clips = run.store.indices("train")
     ids = run.store.ids
     key = {
@@ -260,6 +293,13 @@ def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     if run.recipe.cache.spot_check > 0:
         teacher.spot_check(live, dataset, run.recipe.cache.spot_check, run.recipe.cache.tolerance)
     return teacher
+
+
+def shown_views(run: Run) -> int:
+    """How many distinct training views of a clip students are shown."""
+    schedule = run.recipe.schedule
+    shown = schedule.epochs * schedule.views_per_epoch
+    return min(schedule.views or shown, shown)
 
 
 def file_hash(path: Path) -> str:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from vidistill.core.registry import Registry
 from vidistill.core.types import Batch, Losses, Outputs
-from vidistill.data.batches import Labeller
+from vidistill.data.batches import Key, Labeller
+from vidistill.data.episodes import Episodes
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.tasks.metrics import Statistic
@@ -80,11 +81,17 @@ class Task(Protocol):
 
     Attributes:
         classes: number of classes by head, as networks give logits.
+        name: as recipes name it.
         primary: the metric by which networks are judged, under each head: `<head>/<primary>`.
+        unit: how many clips of a batch belong together (an episode's), in their order.
+        rows_a_unit: how many folded losses they become.
     """
 
     classes: dict[str, int]
+    name: str
     primary: str
+    unit: int
+    rows_a_unit: int
 
     def described(self) -> dict[str, Any]:
         """What whoever decodes an exported model must know, as JSON values: `name` and what decides decoding."""
@@ -95,6 +102,11 @@ class Task(Protocol):
     def labeller(self, store: ClipStore, policy: ViewPolicy) -> Labeller | None:
         """What a view's labels are; None: the clip's own."""
 
+    def plan(
+        self, store: ClipStore, clips: NDArray[np.int64], epoch: int, views: Sequence[int], seed: int, size: int
+    ) -> list[list[Key]]:
+        """The batches of an epoch over `clips` under the view numbers `views`, of about `size` clips each."""
+
     def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
         """A network's outputs for a batch, a row each; `head` is the network's."""
 
@@ -104,11 +116,14 @@ class Task(Protocol):
     def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
         """Losses of rows as losses of clips, and which clips (store indices) those are."""
 
-    def loss(self, outputs: Outputs, batch: Batch) -> Losses:
-        """What labels teach, from rows."""
+    def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
+        """What labels teach, from rows; `taught`: a method teaches as well."""
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels by head (N,) of all rows of a split as it is tested, without any network."""
+
+    def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> Episodes | None:
+        """The episodes that a split is tested by, of the clips (N,) that a network can see; None: clips themselves."""
 
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """`Predictions.truth` of some clips."""

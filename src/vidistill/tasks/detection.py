@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Batch, Loss, Losses, Outputs, View
-from vidistill.data.batches import Labeller, clip_shape
+from vidistill.data.batches import Key, Labeller, clip_shape, epoch_batches
 from vidistill.data.steps import BACKGROUND, step_labels, step_spans
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
@@ -53,6 +53,8 @@ class Detection:
             published code does; by default a segment ends where the likeliest class changes.
     """
 
+    unit = rows_a_unit = 1
+    name = "detection"
     primary = "map"
 
     def __init__(
@@ -97,6 +99,12 @@ class Detection:
 
         return label
 
+    def plan(
+        self, store: ClipStore, clips: NDArray[np.int64], epoch: int, views: Sequence[int], seed: int, size: int
+    ) -> list[list[Key]]:
+        """Every clip once under each view number, in random order."""
+        return epoch_batches(clips, epoch, views, seed, size)
+
     def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
         """Every step a row: logits (B * T, C), embedding (B * T, D). Features stay a window each."""
         logits = {name: value.flatten(0, 1) for name, value in outputs.logits.items()}
@@ -123,7 +131,7 @@ class Detection:
         folded = {name: replace(loss, values=loss.values.reshape(clips, -1).mean(1)) for name, loss in losses.items()}
         return folded, batch.clip
 
-    def loss(self, outputs: Outputs, batch: Batch) -> Losses:
+    def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """The term "label_<head>" of every step (B * T,), scaled so that a clip's mean is its weighted mean."""
         labels = batch.labels[self.head]
         logits = outputs.logits[self.head].float()
@@ -148,6 +156,9 @@ class Detection:
             labels = np.concatenate([label(index, view)[self.head] for view in views])
             found.append(labels[: policy.steps_of(shape)])
         return {self.head: np.concatenate(found)}
+
+    def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
+        """Clips are tested one by one."""
 
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64]:
         """The annotated segments (M, 4) of clips: clip, start, end, class number from 1."""

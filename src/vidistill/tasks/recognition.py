@@ -18,6 +18,7 @@ from torch.nn import functional
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.registry import nearest
 from vidistill.core.types import Batch, Loss, Losses, Outputs
+from vidistill.data.batches import Key, epoch_batches
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.tasks import metrics as measure
@@ -39,6 +40,8 @@ class Recognition:
         RecipeError: a weight for a head that does not exist, a value out of range.
     """
 
+    unit = rows_a_unit = 1
+    name = "recognition"
     primary = "top1"
 
     def __init__(
@@ -70,6 +73,12 @@ class Recognition:
     def labeller(self, store: ClipStore, policy: ViewPolicy) -> None:
         """The clips' own labels."""
 
+    def plan(
+        self, store: ClipStore, clips: NDArray[np.int64], epoch: int, views: Sequence[int], seed: int, size: int
+    ) -> list[list[Key]]:
+        """Every clip once under each view number, in random order."""
+        return epoch_batches(clips, epoch, views, seed, size)
+
     def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
         """A clip is a row."""
         return outputs
@@ -87,10 +96,13 @@ class Recognition:
         indices = store.indices(split)
         return {head: store.labels(head)[indices] for head in self.classes}
 
+    def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
+        """Clips are tested one by one."""
+
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:
         """Trimmed clips have no segments."""
 
-    def loss(self, outputs: Outputs, batch: Batch) -> Losses:
+    def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """Cross-entropy as the terms "label_<head>", one value a clip (B,); 0 where the label is -1 (absent)."""
         heads = [head for head, weight in self.head_weights.items() if weight > 0]
         losses: Losses = {}

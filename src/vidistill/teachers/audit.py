@@ -17,6 +17,8 @@ from vidistill.core.errors import TeacherError
 from vidistill.teachers.calibration import fit_temperature
 from vidistill.teachers.ensemble import held_out_weights
 
+NOT_MEASURED = "not measured"
+"""Verdict of a teacher that sees too few validation clips to be judged (episodes it has too few classes for)."""
 Logits = Mapping[str, NDArray[np.float32]]
 
 
@@ -70,7 +72,7 @@ def require_better_than_chance(audit: Mapping[str, Any]) -> None:
         TeacherError: names the teacher, its accuracy, chance, and what to do.
     """
     for name, entry in audit["teachers"].items():
-        if entry["verdict"] != "ok":
+        if entry["verdict"] not in ("ok", NOT_MEASURED):
             shown = ", ".join(
                 f"{head} {value:.1%} ({low:.1%} to {high:.1%}; chance {audit['chance'][head]:.1%})"
                 for head, (value, low, high) in entry["accuracy"].items()

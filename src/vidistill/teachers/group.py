@@ -74,10 +74,9 @@ class Teachers:
         answers = {name: self._calibrated(name, self._rows(name, batch)) for name in self.members}
         batch = self.task.row_batch(batch)
         present = self.present(batch)
-        heads = next(iter(answers.values())).logits
         combined: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
-        for head in heads:
+        for head in batch.labels:
             stacked = torch.stack([answer.logits[head] for answer in answers.values()], 1)  # (B, M, C)
             weights = self.weighting.weights(head, stacked, batch.labels[head])
             combined[head] = combine(stacked, weights, present)

@@ -59,8 +59,8 @@ def evaluate(
     logits are averaged over the overlapping windows that show it. Clips without the input are left out: their absence
     shows in `clip`.
     """
-    modality, policy = dataset.presence[input_name], dataset.policy
-    have = np.array([i for i in indices if dataset.store.has(int(i), modality)], dtype=np.int64)
+    policy = dataset.policy
+    have = np.array([i for i in indices if dataset.has(int(i), input_name)], dtype=np.int64)
     counts = view_counts(dataset.store, policy, have)
     size = max(1, batch_size // policy.steps)
     batches = fixed_batches(have, counts, size, accelerator.process_index, accelerator.num_processes)

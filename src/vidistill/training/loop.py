@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,7 +29,7 @@ from vidistill.core.recipe import Schedule
 from vidistill.core.seeds import integer_seed
 from vidistill.core.types import Batch, Losses, Outputs
 from vidistill.curricula import Curriculum
-from vidistill.data.batches import ViewDataset, epoch_batches, loader
+from vidistill.data.batches import Key, ViewDataset, loader
 from vidistill.methods.base import Method, module_key
 from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
@@ -84,7 +83,7 @@ class Step(nn.Module):
         outputs = self.network(batch.inputs[self.input_name], features=features)
         outputs = self.task.rows(outputs, batch, self.head())
         rows = self.task.row_batch(batch)
-        losses = self.task.loss(outputs, rows)
+        losses = self.task.loss(outputs, rows, taught is not None)
         for loss in losses.values():
             loss.weight *= self.label_weight
         if self.method is not None and taught is not None:
@@ -133,7 +132,8 @@ def train(training: Training) -> nn.Module:
         KeyboardInterrupt: after the running step was finished and saved.
     """
     schedule, accelerator, curriculum = training.schedule, training.accelerator, training.curriculum
-    if schedule.batch_size < 2 * accelerator.num_processes:
+    least = 2 if training.task.unit == 1 else training.task.unit if accelerator.num_processes > 1 else 1
+    if schedule.batch_size < least * accelerator.num_processes:
         raise RecipeError(
             f"batch_size {schedule.batch_size} is too small for {accelerator.num_processes} processes", where="schedule"
         )
@@ -144,7 +144,10 @@ def train(training: Training) -> nn.Module:
     with _interrupts() as interrupted:
         for epoch in range(state.epoch, schedule.epochs):
             views = view_numbers(schedule, epoch)
-            batches = epoch_batches(curriculum.select(epoch), epoch, views, training.seed, schedule.batch_size)
+            clips = curriculum.select(epoch)
+            batches = training.task.plan(
+                training.dataset.store, clips, epoch, views, training.seed, schedule.batch_size
+            )
             groups = [batches[i : i + schedule.accumulate] for i in range(0, len(batches), schedule.accumulate)]
             stream = _stream(training, groups[state.position :])
             for group in groups[state.position :]:
@@ -170,15 +173,16 @@ def _train_step(
     """One optimizer step over the batches of a group, each clip of the group weighing the same."""
     accelerator = training.accelerator
     torch.manual_seed(integer_seed(training.seed, "step", state.step, accelerator.process_index))
-    clips = sum(map(len, group))
+    task = training.task
+    rows = sum(map(len, group)) // task.unit * task.rows_a_unit
     for number in range(len(group)):
         batch = next(stream).to(accelerator.device)
         last = number == len(group) - 1
         with _precision(training), _synchronise(state.module, last):
             taught = training.teachers(batch) if training.teachers else None
             losses, right = state.module(batch, taught)
-            losses, folded = training.task.fold(losses, batch)
-            loss = _total(losses, folded, training.curriculum) * (accelerator.num_processes / clips)
+            losses, folded = task.fold(losses, batch)
+            loss = _total(losses, folded, training.curriculum) * (accelerator.num_processes / rows)
             accelerator.backward(loss)
         training.curriculum.update(folded, losses)
         state.sums.add(_batch_sums(losses, right, taught, training.teachers), len(folded))
@@ -360,15 +364,22 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
 def _stream(training: Training, groups: list[list[list[tuple[int, int]]]]) -> Iterator[Batch]:
     """This process's part of every batch."""
     rank, processes = training.accelerator.process_index, training.accelerator.num_processes
-    mine = [batch[rank::processes] for group in groups for batch in group]
+    unit = training.task.unit
+    mine = [part_of(batch, unit, rank, processes) for group in groups for batch in group]
     return loader(training.dataset, mine, training.schedule.workers)
 
 
+def part_of(batch: list[Key], unit: int, rank: int, processes: int) -> list[Key]:
+    """A process's part of a batch: every n-th unit of clips that belong together."""
+    units = [batch[i : i + unit] for i in range(0, len(batch), unit)]
+    return [key for each in units[rank::processes] for key in each]
+
+
 def _steps_an_epoch(training: Training) -> int:
-    clips: NDArray[np.int64] = training.curriculum.select(0)
-    schedule = training.schedule
-    batches = len(epoch_batches(clips, 0, view_numbers(schedule, 0), training.seed, schedule.batch_size))
-    return -(-batches // schedule.accumulate)
+    schedule, clips = training.schedule, training.curriculum.select(0)
+    views = view_numbers(schedule, 0)
+    plan = training.task.plan(training.dataset.store, clips, 0, views, training.seed, schedule.batch_size)
+    return -(-len(plan) // schedule.accumulate)
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""A whole few-shot run on generated clips of seven classes: a fusion teacher, Lite-MKD, episodes of new classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vidistill.core.errors import DataError, RecipeError
+from vidistill.core.recipe import make_recipe
+from vidistill.stages.pipeline import run_recipe
+from vidistill.stages.run import Run
+from vidistill.tasks import Predictions
+
+CLASSES, CLIPS = 7, 9
+TRX = {"name": "trx", "projection": 16, "dropout": 0.0}
+GRU = {"network": "sequence_embedder", "frames": 4, "hidden": 16, "layers": 1, "comparison": TRX}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """The class is the picture's tint and how fast spot and joints swing; some clips of two classes lack joints."""
+    folder = tmp_path_factory.mktemp("seven classes")
+    frames, joints, rows = {}, {}, ["id,split,fps,frames,label:action,path:rgb,path:skeleton"]
+    for number in range(CLASSES * CLIPS):
+        label, random = number % CLASSES, np.random.default_rng(number)
+        wave = np.sin(np.arange(16) * (0.15 + 0.25 * label) + random.uniform(0, 6))
+        picture = random.integers(0, 40, (16, 16, 20, 3))
+        for time, place in enumerate(np.rint(8 + 6 * wave).astype(int)):
+            picture[time, 4:12, place : place + 4] += 180
+        picture = picture * np.linspace(0.3, 1.0, CLASSES)[[label, -1 - label, 3]]
+        name = f"clip{number:02d}"
+        frames[name] = picture.astype(np.uint8)
+        body = random.normal(0, 0.02, (16, 20, 3)) + np.linspace(0, 1, 20)[None, :, None]
+        joints[name] = (body + 0.3 * wave[:, None, None]).astype(np.float32)
+        seen = "" if number % 3 == 2 and label in (0, 1) else f"joints.npz#{name}"
+        rows.append(f"{name},train,10,16,c{label},frames.npz#{name},{seen}")
+    np.savez(folder / "frames.npz", **frames)
+    np.savez(folder / "joints.npz", **joints)
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def fewshot_recipe(clips: Path, folder: Path, **sections: Any) -> dict[str, Any]:
+    embedder = {"network": "frame_embedder", "trunk": "resnet18", "comparison": TRX}
+    tree: dict[str, Any] = {
+        "name": "fewshot",
+        "runs": str(folder / "runs"),
+        "data": {
+            "format": "manifest",
+            "root": str(clips),
+            "split_by_class": {"val": ["c1", "c4"], "test": ["c0", "c3", "c6"]},
+        },
+        "prepare": {"workers": 1},
+        "modalities": {"rgb": {"size": [16, 16]}, "skeleton": {"kind": "joints", "frames": 16}},
+        "views": {"frames": 4},
+        "teachers": {
+            "rgb": {"input": "rgb", "dim": 16, **embedder},
+            "joints": {"input": "skeleton", **GRU},
+            "fused": {"network": "mfm", "of": ["rgb", "joints"], "dim": 16, "bottleneck": 8, "comparison": TRX},
+        },
+        "teacher_schedule": {"epochs": 4, "views_per_epoch": 2},
+        "student": {"input": "rgb", "dim": 16, "streams": 2, **embedder},
+        "method": {"name": "litemkd", "teacher": "fused", "support": "kd"},
+        "variants": {"kd": {"method": {"name": "kd"}}, "graph": {"method": {"name": "graph"}}},
+        "task": {"name": "fewshot", "way": 2, "shot": 2, "queries": 2, "val_episodes": 400, "test_episodes": 60},
+        "schedule": {"epochs": 2, "batch_size": 8, "views": 2, "learning_rate": 0.003},
+        "export": {"onnx": False, "latency": False},
+    }
+    return {**tree, **sections}
+
+
+@pytest.fixture(scope="module")
+def finished(clips: Path, tmp_path_factory) -> Run:
+    return run_recipe(make_recipe(fewshot_recipe(clips, tmp_path_factory.mktemp("fewshot"))))
+
+
+def test_all_ways_are_measured_on_the_same_episodes_of_new_classes(finished: Run) -> None:
+    found = json.loads((finished.folder / "results.json").read_text())
+    assert [row["name"] for row in found["rows"]] == [
+        "rgb",
+        "joints",
+        "fused",
+        "ensemble",
+        "alone",
+        "distilled",
+        "kd",
+        "graph",
+    ]
+    assert found["clips"] == 60
+    for row in found["rows"]:
+        top1 = row["metrics"]["episode/top1"]
+        assert 0 <= top1["low"] <= top1["value"] <= top1["high"] <= 1
+    names = [f"models/{name}/predictions.npz" for name in ("alone-seed0", "distilled-seed0", "teacher-fused")]
+    labels = [Predictions.load(finished.folder / name).labels["episode"] for name in names]
+    assert all((each == labels[0]).all() for each in labels)
+
+
+def test_test_classes_are_never_trained_on(finished: Run) -> None:
+    store = finished.store
+    labels = store.labels("action")
+    parts = [set(labels[store.indices(split)].tolist()) for split in ("train", "val", "test")]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+def test_a_teacher_that_lacks_clips_has_episodes_of_its_own(finished: Run) -> None:
+    own = Predictions.load(finished.folder / "models/teacher-joints/predictions.npz")
+    everyone = Predictions.load(finished.folder / "models/teacher-rgb/predictions.npz")
+    assert own.units == everyone.units
+    assert own.clip.min() > everyone.clip.max()
+
+
+def test_the_fusion_is_taught_by_what_its_members_say(finished: Run) -> None:
+    row = finished.input("fused:fused")
+    dataset = finished.dataset(["fused:fused"], True)
+    index = int(finished.store.indices("train")[0])
+    sample = dataset[(index, 1)]
+    tensor = sample.inputs["fused:fused"]
+    assert tensor is not None and tuple(tensor.shape) == row.encoding.shape
+    member = row.encoding.members[0]
+    frames = member.cache(dataset.collate([sample])).features["frames"][0]
+    np.testing.assert_array_equal(tensor[:, : member.width].numpy(), frames.numpy())
+
+
+def test_a_second_run_does_nothing(finished: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("model.safetensors")}
+    run_recipe(finished.recipe)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.folder.rglob("model.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"task": {"name": "fewshot", "way": 6}}, DataError, "6-way episodes need 6 classes"),
+        ({"data": {"split_by_class": {"test": ["c9"]}}}, RecipeError, "c9"),
+        ({"student": {"network": "compact3d", "width": 4}}, RecipeError, "vectors of frames"),
+    ],
+)
+def test_what_cannot_be_is_refused(clips: Path, tmp_path: Path, change, error, says) -> None:
+    tree = fewshot_recipe(clips, tmp_path, teachers={}, variants={})
+    for section, keys in change.items():
+        merged = {**tree[section], **keys}
+        tree[section] = {"input": "rgb", **keys} if section == "student" else merged
+    with pytest.raises(error, match=says):
+        run_recipe(make_recipe(tree), until="distil")
+
+
+def test_a_fusion_of_a_teacher_that_stands_after_it_is_refused(clips: Path, tmp_path: Path) -> None:
+    tree = fewshot_recipe(clips, tmp_path)
+    tree["teachers"] = dict(reversed(tree["teachers"].items()))
+    with pytest.raises(RecipeError, match=r"no teacher 'rgb' before it"):
+        make_recipe(tree)
