@@ -111,6 +111,35 @@ def test_results_markdown_says_what_paid_and_what_did_not(make_run: Any, tmp_pat
     assert "/home/someone" not in text and "jhmdb" in text
 
 
+def test_kept_results_give_the_same_page_without_their_runs(make_run: Any, tmp_path: Path) -> None:
+    keep = tmp_path / "kept"
+    first = write_results_markdown([make_run("good")], tmp_path / "first.md", keep)
+    again = write_results_markdown([], tmp_path / "again.md", keep)
+    assert first.read_text(encoding="utf-8") == again.read_text(encoding="utf-8")
+    (keep / "earlier.md").write_text("## earlier\n\nas it was\n", encoding="utf-8")
+    both = write_results_markdown([make_run("worse", gain=-0.06)], tmp_path / "both.md", keep).read_text()
+    assert "## good" in both and "## worse" in both and "as it was" in both
+
+
+def test_a_damaged_kept_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"x\.json: not a kept result"):
+        write_results_markdown([], tmp_path / "results.md", tmp_path)
+
+
+def test_further_ways_to_distil_are_rows_and_sentences(make_run: Any, tmp_path: Path) -> None:
+    run = make_run("several")
+    results = json.loads((run / "results.json").read_text())
+    metric = next(iter(results["gain"]))
+    alone = next(row for row in results["rows"] if row["role"] == "alone")
+    results["rows"].append({**alone, "role": "variant", "name": "uniform"})
+    results["variant_gains"] = {"uniform": {metric: {"value": 0.05, "low": 0.01, "high": 0.09, "paid": True}}}
+    (run / "results.json").write_text(json.dumps(results))
+    text = write_results_markdown([run], tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "| student, uniform |" in text and "| gain, uniform | +5.0 (+1.0 to +9.0) |" in text
+    assert "uniform against alone: +5.0 (+1.0 to +9.0)." in text
+
+
 def test_results_markdown_refuses_a_run_without_results(minimal_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json: there are no results\. Run `vidistill run"):
         write_results_markdown([minimal_run], tmp_path / "results.md")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vidistill.core.errors import RecipeError, VidistillError
@@ -82,6 +83,7 @@ def prepare(recipe: RecipePath = None, overrides: Overrides = None, data: DataFo
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     model: Annotated[Path, typer.Option(help="An exported student (.onnx).")],
+    support: Annotated[Path | None, typer.Option(help="Examples of new classes, written by enroll.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 5,
     to: Annotated[
         Path | None, typer.Option("--output", help="The JSON to write; default: here, named after the video.")
@@ -90,17 +92,20 @@ def predict(
     """Say what a video shows; prints a table and writes JSON.
 
     A temporal detector finds segments in a video of any length, and writes them as CSV and subtitles (.srt) too.
+    A few-shot model needs --support: the classes are those of the examples.
 
     Examples:
     vidistill predict clip.mp4 --model runs/demo/export/student.onnx
 
     vidistill predict room.mp4 --model runs/graph_fir_room/export/student.onnx --output room.json
+
+    vidistill predict clip.mp4 --model runs/hmdb/export/student.onnx --support my.support.safetensors
     """
     from vidistill.deploy.detect import write_files
-    from vidistill.deploy.predict import Predictor
+    from vidistill.deploy.predict_support import open_predictor
     from vidistill.stages.run import write_json
 
-    result = Predictor(model).predict(video, top=top)
+    result = open_predictor(model, support).predict(video, top=top)
     target = to or Path(f"{video.stem}.prediction.json")
     if "segments" in result:
         table = Table("from, s", "to, s", "label", "score", title=str(video))
@@ -117,6 +122,37 @@ def predict(
             table.add_row(row["label"], f"{row['probability']:.3f}")
         output.print(table)
     output.print(f"written: {target}", soft_wrap=True)
+
+
+@app.command()
+def enroll(
+    folder: Annotated[Path, typer.Argument(help="Examples, FOLDER/<class>/<clip>.mp4; one clip a class will do.")],
+    model: Annotated[Path, typer.Option(help="An exported few-shot student (.onnx).")],
+    to: Annotated[
+        Path | None, typer.Option("--output", help="The file to write; default: FOLDER's name.support.safetensors.")
+    ] = None,
+) -> None:
+    """Learn new classes from a few example clips each, without training; writes a file to share.
+
+    Example: vidistill enroll gestures/ --model runs/hmdb/export/student.onnx --output my.support.safetensors
+    """
+    from vidistill.deploy.enroll import Enroller
+
+    target = to or Path(f"{folder.resolve().name}.support.safetensors")
+    if target.suffix != ".safetensors":
+        raise RecipeError(f"{target} does not end in .safetensors", where="--output", todo="Name it so.")
+    support = Enroller(model).enroll(folder)
+    support.save(target)
+    table = Table("class", "examples", "clips", title=escape(str(folder)))
+    for label, name in enumerate(support.classes):
+        clips = [clip.name for clip in support.clips if clip.label == label]
+        table.add_row(escape(name), str(len(clips)), escape(", ".join(clips)))
+    output.print(table)
+    if support.skipped:
+        output.print(f"skipped: {len(support.skipped)}")
+    for each in support.skipped:
+        output.print(f"  {each.name}: {each.reason}", markup=False, soft_wrap=True)
+    output.print(f"written: {target} ({target.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -184,16 +220,22 @@ def demo(
 
 @app.command()
 def results(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of finished runs.")] = None,
     to: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("docs/results.md"),
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep what the tables are made of here; the page shows all that is kept.")
+    ] = None,
 ) -> None:
     """Write the result tables of runs as Markdown, with intervals and a plain verdict each.
 
-    Example: vidistill results runs/jhmdb runs/utd_mhad --output docs/results.md
+    Examples:
+    vidistill results runs/jhmdb runs/utd_mhad --output docs/results.md
+
+    vidistill results runs/graph_utd_mhad --keep docs/results --output docs/results.md
     """
     from vidistill.report.results_page import write_results_markdown
 
-    output.print(f"results: {write_results_markdown(runs, to)}", soft_wrap=True)
+    output.print(f"results: {write_results_markdown(runs or [], to, keep)}", soft_wrap=True)
 
 
 @app.command("recipe")

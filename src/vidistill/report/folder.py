@@ -79,6 +79,36 @@ def read_run(path: Path) -> RunFolder:
     return run
 
 
+ARCHIVED = ("results", "data", "environment")
+"""Documents that `docs/results/` keeps of a run, beside its recipe: what its table is made of."""
+
+
+def write_archive(run: RunFolder, folder: Path) -> Path:
+    """Keep what a run's table is made of in one small file, `<folder>/<run>.json`, beside and renamed."""
+    kept = {key: run.documents[key] for key in ARCHIVED if key in run.documents}
+    if "results" in kept:  # confusion matrices and such are the report's, not the table's
+        kept["results"] = {k: v for k, v in kept["results"].items() if k not in ("confusion", "reliability")}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.name}.json"
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({"recipe": run.recipe, **kept}, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def read_archive(path: Path) -> RunFolder:
+    """What `write_archive` kept.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    parsed = _parse(_text(path))
+    if parsed is None or not isinstance(parsed.get("results"), dict):
+        raise DataError("not a kept result", where=str(path), todo="Write it with: vidistill results RUN --keep FOLDER")
+    documents = {key: parsed[key] for key in ARCHIVED if isinstance(parsed.get(key), dict)}
+    return RunFolder(path.with_suffix(""), documents=documents, recipe=parsed.get("recipe"))
+
+
 def _read_document(run: RunFolder, key: str, path: Path) -> None:
     text = _text(path)
     if text is None:

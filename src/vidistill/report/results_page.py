@@ -9,7 +9,7 @@ from typing import Any
 from vidistill.core.errors import DataError
 from vidistill.report import tables
 from vidistill.report.compare import labels
-from vidistill.report.folder import RunFolder, read_run
+from vidistill.report.folder import RunFolder, read_archive, read_run, write_archive
 from vidistill.report.page import write_beside
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.~:/\\])(?:/[^\s/'\",\]}]+)+/(?=[^\s/'\",\]}]+)")
@@ -21,12 +21,14 @@ the same schedule and budget; the gain is distilled minus alone. An interval wit
 """
 
 
-def write_results_markdown(runs: list[Path], output: Path) -> Path:
+def write_results_markdown(runs: list[Path], output: Path, keep: Path | None = None) -> Path:
     """Write the result tables of several runs, and plainly what paid and what did not.
 
     Args:
         runs: Run folders.
         output: The Markdown file, for example `docs/results.md`.
+        keep: A folder, for example `docs/results`: what the tables of `runs` are made of is kept there as JSON, and the
+            page shows everything that is kept there, also by earlier calls. A `.md` file there is shown as it is.
 
     Returns:
         `output`.
@@ -34,7 +36,7 @@ def write_results_markdown(runs: list[Path], output: Path) -> Path:
     Raises:
         DataError: No run is given, one is not a folder, or one has no readable results.
     """
-    if not runs:
+    if not runs and keep is None:
         raise DataError("there is no run to write results of", todo="Give at least one run folder.")
     folders = [read_run(path) for path in runs]
     for run in folders:
@@ -43,8 +45,14 @@ def write_results_markdown(runs: list[Path], output: Path) -> Path:
             raise DataError(
                 "there are no results", where=where, todo="Run `vidistill run RECIPE --until evaluate` first."
             )
+    texts: list[str] = []
+    if keep is not None:
+        for run in folders:
+            write_archive(run, keep)
+        folders = [read_archive(path) for path in sorted(keep.glob("*.json"))]
+        texts = [path.read_text(encoding="utf-8") for path in sorted(keep.glob("*.md"))]
     named = list(zip(labels(folders), folders, strict=True))
-    parts = [_HEADER, _summary(named), *(_run(name, run) for name, run in named)]
+    parts = [_HEADER, _summary(named), *(_run(name, run) for name, run in named), *texts]
     return write_beside(output, "\n".join(parts).rstrip() + "\n")
 
 
@@ -63,8 +71,10 @@ def _cell(text: str) -> str:
 def _summary(named: list[tuple[str, RunFolder]]) -> str:
     groups: dict[str, list[str]] = {"paid": [], "cost": [], "unclear": [], "unknown": []}
     for name, run in named:
-        judged = tables.verdict(run.document("results"))
-        groups[judged.kind].append(f"- **{_cell(name)}**: {_cell(judged.headline)}. {_cell(' '.join(judged.notes))}")
+        results = run.document("results")
+        judged = tables.verdict(results)
+        notes = " ".join([*judged.notes, *_variants(results)])
+        groups[judged.kind].append(f"- **{_cell(name)}**: {_cell(judged.headline)}. {_cell(notes)}")
     titles = {
         "paid": "### What paid",
         "cost": "### What did not pay",
@@ -73,6 +83,16 @@ def _summary(named: list[tuple[str, RunFolder]]) -> str:
     }
     blocks = [f"{titles[kind]}\n\n" + "\n".join(lines) + "\n" for kind, lines in groups.items() if lines]
     return "## In short\n\n" + "\n".join(blocks)
+
+
+def _variants(results: dict[str, Any]) -> list[str]:
+    """A sentence on each further way to distil."""
+    metric = tables.main_metric(results)
+    found = []
+    for name, gain in (results.get("variant_gains") or {}).items():
+        if metric in gain:
+            found.append(f"{name} against alone: {tables.score_with_bounds(metric, gain[metric], sign=True)}.")
+    return found
 
 
 def _run(name: str, run: RunFolder) -> str:
