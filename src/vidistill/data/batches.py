@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from vidistill.core.interruption import Interrupted, apply_interruption
 from vidistill.core.seeds import generator
 from vidistill.core.types import Batch, Signal, View
 from vidistill.data.store import ClipStore
@@ -20,6 +21,13 @@ Key = tuple[int, int]
 """(clip index in the store, view number)"""
 Labeller = Callable[[int, View], Mapping[str, Any]]
 """(clip index, view) -> by head a class number, or one for each time step (T,)"""
+
+
+class Interruption(Protocol):
+    """How views of one number are interrupted: what `batches` needs of a curriculum's."""
+
+    def for_clip(self, length: int, seed: int, clip: str, view: int) -> Interrupted | None:
+        """What happens to the `length` frames of one view of one clip."""
 
 
 class Encoding(Protocol):
@@ -69,6 +77,7 @@ class ViewDataset(Dataset[Sample]):
         seed: seed of training views; None gives test views.
         presence: further inputs (name -> modality) of which only the presence is wanted, as cached teachers need.
         labeller: what a view's labels are; None: the clip's own.
+        interruptions: how the frames of some view numbers are interrupted, e.g. those of a curriculum's surveys.
     """
 
     def __init__(
@@ -79,10 +88,12 @@ class ViewDataset(Dataset[Sample]):
         seed: int | None,
         presence: Mapping[str, str] | None = None,
         labeller: Labeller | None = None,
+        interruptions: Mapping[int, Interruption] | None = None,
     ) -> None:
         self.store, self.inputs, self.policy, self.seed = store, tuple(inputs), policy, seed
         self.presence = {**(presence or {}), **{i.name: i.modality for i in inputs}}
         self._labeller = labeller or own_labels(store)
+        self._interruptions = dict(interruptions or {})
 
     def view(self, key: Key) -> View:
         """The view of a key."""
@@ -110,7 +121,13 @@ class ViewDataset(Dataset[Sample]):
             row: torch.Tensor = item.encoding.row(key, present, self.seed is None)
             return row
         tensor: torch.Tensor = item.encoding.encode(self.store.signal(key[0], item.modality), view)
-        return tensor
+        interruption = self._interruptions.get(key[1])
+        if interruption is None or self.seed is None:
+            return tensor
+        # Images are (C, T, H, W), joint graphs (C, T, J), sequences (T, D); a window of steps has one axis before.
+        axis = (0 if len(item.encoding.shape) - (self.policy.steps > 1) == 2 else 1) + (self.policy.steps > 1)
+        interrupted = interruption.for_clip(self.policy.frames, self.seed, view.clip, view.number)
+        return apply_interruption(tensor, axis, interrupted)
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Stack samples; an absent modality is zeros with `present` False."""

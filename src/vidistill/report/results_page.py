@@ -90,7 +90,7 @@ def _variants(results: dict[str, Any]) -> list[str]:
     metric = tables.main_metric(results)
     found = []
     for name, gain in (results.get("variant_gains") or {}).items():
-        if metric in gain:
+        if metric is not None and metric in gain:
             found.append(f"{name} against alone: {tables.score_with_bounds(metric, gain[metric], sign=True)}.")
     return found
 

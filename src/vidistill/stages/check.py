@@ -43,7 +43,7 @@ def check_recipe(recipe: Recipe) -> None:
         if teacher.checkpoint is not None and not teacher.checkpoint.is_file():
             raise RecipeError(f"no such file: {teacher.checkpoint}", where=f"teachers.{name}.checkpoint")
     check_options(METHODS.get(recipe.method.name, "method"), recipe.method.options, "method", skip=1)
-    check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=2)
+    check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=3)
     task = TASKS.get(recipe.task.name, "task")
     check_options(task, recipe.task.options, "task", skip=1)
     if recipe.data.streams is not None:

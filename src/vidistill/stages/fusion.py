@@ -15,7 +15,7 @@ from vidistill.models.episode_network import FRAMES, EpisodeNetwork
 from vidistill.models.fusion_network import StackedFusion, build_fusion
 from vidistill.stages.networks import folder_of, load_trained
 from vidistill.stages.run import Run
-from vidistill.stages.teachers import cached, shown_views
+from vidistill.stages.teachers import cached
 from vidistill.teachers.live import LiveTeacher
 from vidistill.teachers.stored import Member, StoredFrames
 from vidistill.training.evaluate_episodes import encode_clips, save_frames
@@ -65,7 +65,7 @@ def _member(run: Run, name: str) -> Member:
     network.to(run.accelerator.device)
     cache = cached(run, name, LiveTeacher(name, network, section.input))
     tested = {**tested_frames(run, name, network, "val"), **tested_frames(run, name, network, "test")}
-    return Member(name, network.feature_shapes()[FRAMES][1], cache, shown_views(run), tested)
+    return Member(name, network.feature_shapes()[FRAMES][1], cache, run.shown_views + len(run.surveys), tested)
 
 
 def tested_frames(run: Run, name: str, network: Any, split: str) -> dict[int, NDArray[np.float32]]:

@@ -72,10 +72,11 @@ def train_network(
     dataset = run.dataset([section.input, *live_inputs, *peers], True, presence)
     clips = _clips_with(run, section.input, "train")
     options = run.recipe.curriculum.options if method else {}
-    curriculum = build_curriculum(run.recipe.curriculum.name if method else "all", clips, seed, options)
+    name_of = run.recipe.curriculum.name if method else "all"
+    curriculum = build_curriculum(name_of, clips, seed, schedule.epochs, options)
     if run.recipe.track:
         run.accelerator.init_trackers(f"{run.recipe.name}-{name}")
-    with progress(name, len(clips) * schedule.views_per_epoch * schedule.epochs) as counter:
+    with progress(name, curriculum.size * schedule.views_per_epoch * schedule.epochs) as counter:
         kept = train(
             Training(
                 folder=folder,
@@ -91,6 +92,7 @@ def train_network(
                 teachers=teachers,
                 label_weight=run.recipe.method.label_weight if method else 1.0,
                 validate=lambda n: measure(run, n, section.input, "val"),
+                survey_views=run.shown_views,
                 counter=counter,
             )
         )

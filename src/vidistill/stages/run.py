@@ -26,6 +26,8 @@ from vidistill.core.progress import console, progress
 from vidistill.core.recipe import FUSED, Recipe, dump_recipe
 from vidistill.core.registry import check_options, nearest
 from vidistill.core.seeds import integer_seed
+from vidistill.curricula import build_curriculum
+from vidistill.curricula.interruption import Interruption
 from vidistill.data.batches import Input, ViewDataset
 from vidistill.data.class_splits import by_class, check_disjoint
 from vidistill.data.formats import FORMATS
@@ -36,6 +38,7 @@ from vidistill.data.store import ClipStore, Store
 from vidistill.data.streams import StreamPlan, Streams
 from vidistill.data.views import ViewPolicy
 from vidistill.modalities import MODALITIES, SignalAbsent
+from vidistill.modalities.base import content_digest
 from vidistill.models import NETWORKS, Network, build_network
 from vidistill.tasks import TASKS, Task
 
@@ -177,6 +180,20 @@ class Run:
         """Names of the task's classes by head, in the order of the logits."""
         return self.task.names(self.store.classes)
 
+    @property
+    def shown_views(self) -> int:
+        """How many distinct training views of a clip students are shown."""
+        schedule = self.recipe.schedule_of(self.recipe.student)
+        shown = schedule.epochs * schedule.views_per_epoch
+        return min(schedule.views or shown, shown)
+
+    @cached_property
+    def surveys(self) -> tuple[Interruption, ...]:
+        """How the views of the curriculum's surveys are interrupted; their numbers follow those of the shown views."""
+        section = self.recipe.curriculum
+        epochs = self.recipe.schedule_of(self.recipe.student).epochs
+        return build_curriculum(section.name, np.arange(1), 0, epochs, section.options).surveys
+
     def input(self, name: str) -> Input:
         """One network input of the recipe."""
         if name.startswith(FUSED):
@@ -208,7 +225,8 @@ class Run:
         seed = VIEW_SEED if train else None
         labeller = self.task.labeller(self.store, self.policy)
         wanted = [self.input(n) for n in dict.fromkeys(inputs)]
-        return ViewDataset(self.store, wanted, self.policy, seed, named, labeller)
+        interruptions = {self.shown_views + k: each for k, each in enumerate(self.surveys)} if train else {}
+        return ViewDataset(self.store, wanted, self.policy, seed, named, labeller, interruptions)
 
     def network(self, section: schema.Network, seed: int, where: str) -> Network:
         """A new network of the recipe; the same seed gives the same initial weights."""
@@ -240,7 +258,7 @@ class Run:
         builder = NETWORKS.get(section.network)
         options = check_options(builder, section.options, f"network {section.network!r}", skip=2)
         described: dict[str, Any] = json.loads(json.dumps(options, default=str))
-        return described
+        return with_digests(described)
 
     def describe_input(self, name: str) -> dict[str, Any]:
         """An input as JSON: its modality and every option of its encoding."""
@@ -251,6 +269,15 @@ class Run:
         encoding = item.encoding.encoding if isinstance(item.encoding, Steps) else item.encoding
         options = {f.name: getattr(encoding, f.name) for f in fields(encoding)}
         return {"modality": item.modality, **json.loads(json.dumps(options))}
+
+
+def with_digests(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the content of every weights file they name, so that new weights under an old name are noticed."""
+    found = {key: with_digests(value) if isinstance(value, dict) else value for key, value in options.items()}
+    weights = options.get("weights")
+    if isinstance(weights, str) and Path(weights).is_file():
+        found["weights_digest"] = content_digest(Path(weights))
+    return found
 
 
 def training_key(schedule: schema.Schedule) -> dict[str, Any]:

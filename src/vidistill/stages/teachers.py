@@ -45,7 +45,7 @@ def teacher_key(run: Run, name: str) -> dict[str, Any]:
     key = {**run.key_of(section, run.recipe.schedule_of(section)), "seed": TEACHER_SEED, "role": "teacher"}
     if section.of:
         key["members"] = {member: teacher_key(run, member) for member in section.of}
-        key["views"] = [key["views"], shown_views(run)]
+        key["views"] = [key["views"], run.shown_views]
     return {**key, "checkpoint": file_hash(section.checkpoint)} if section.checkpoint else key
 
 
@@ -270,7 +270,8 @@ def bind_teachers(run: Run, features: Mapping[str, tuple[str, ...]]) -> tuple[Te
 def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     """The cached form of a live teacher; the cache is filled now where it is not yet, and spot-checked."""
     section = run.recipe.teachers[name]
-    views = shown_views(run)
+    surveys = run.surveys
+    views = run.shown_views + len(surveys)
     clips = run.store.indices("train")
     ids = run.store.ids
     key = {
@@ -282,6 +283,7 @@ def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
         "seed": VIEW_SEED,
         "views": views,
         "features": list(live.features),
+        **({"surveys": [[each.kind, each.rate] for each in surveys]} if surveys else {}),
     }
     dataset = run.dataset([section.input], True)
     root = run.folder / "cache"
@@ -293,13 +295,6 @@ def cached(run: Run, name: str, live: LiveTeacher) -> CachedTeacher:
     if run.recipe.cache.spot_check > 0:
         teacher.spot_check(live, dataset, run.recipe.cache.spot_check, run.recipe.cache.tolerance)
     return teacher
-
-
-def shown_views(run: Run) -> int:
-    """How many distinct training views of a clip students are shown."""
-    schedule = run.recipe.schedule
-    shown = schedule.epochs * schedule.views_per_epoch
-    return min(schedule.views or shown, shown)
 
 
 def file_hash(path: Path) -> str:

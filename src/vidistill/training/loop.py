@@ -35,6 +35,7 @@ from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
 from vidistill.training.checkpoint import load_state, save_state
 from vidistill.training.schedule import build_optimizer, rate_factor, set_rate
+from vidistill.training.survey import survey
 
 EDGE = "edge/"
 """Terms that only record how much a teacher teaches: they go to a column of their own in the history."""
@@ -45,7 +46,8 @@ class Training:
     """What is trained, on what, by whom, and where its files go.
 
     `method` and `teachers` are None for a network that learns from labels alone. `validate` measures the network (given
-    in eval mode by the caller's choice) and returns metrics for the history.
+    in eval mode by the caller's choice) and returns metrics for the history. `survey_views` is the view number of the
+    curriculum's first survey.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Training:
     teachers: Teachers | None = None
     label_weight: float = 1.0
     validate: Callable[[nn.Module], dict[str, float]] | None = None
+    survey_views: int = 0
     counter: Counter | None = None
 
 
@@ -143,7 +146,12 @@ def train(training: Training) -> nn.Module:
     total = steps_an_epoch * schedule.epochs
     with _interrupts() as interrupted:
         for epoch in range(state.epoch, schedule.epochs):
+            if training.method is not None:
+                training.method.start_epoch(epoch, schedule.epochs)
             views = view_numbers(schedule, epoch)
+            due = curriculum.survey(epoch) if state.position == 0 else None
+            if due is not None:
+                _survey(training, state, due)
             clips = curriculum.select(epoch)
             batches = training.task.plan(
                 training.dataset.store, clips, epoch, views, training.seed, schedule.batch_size
@@ -193,6 +201,20 @@ def _train_step(
     state.optimizer.zero_grad()
     if state.average is not None:
         state.average.update_parameters(training.network)
+
+
+def _survey(training: Training, state: _State, number: int) -> None:
+    """Show the curriculum all clips once, as student and teachers see them now."""
+    started = time.perf_counter()
+    store, schedule, curriculum = training.dataset.store, training.schedule, training.curriculum
+    views = [training.survey_views + number]
+    seed = integer_seed(training.seed, "survey")
+    plan = training.task.plan(store, curriculum.clips, number, views, seed, schedule.batch_size)
+    assert training.teachers is not None
+    with _precision(training):
+        seen = survey(state.module, training.teachers, training.task, _stream(training, [plan]), training.accelerator)
+    curriculum.learn(number, *seen)
+    state.sums.seconds += time.perf_counter() - started
 
 
 def _precision(training: Training) -> torch.autocast:
@@ -376,7 +398,7 @@ def part_of(batch: list[Key], unit: int, rank: int, processes: int) -> list[Key]
 
 
 def _steps_an_epoch(training: Training) -> int:
-    schedule, clips = training.schedule, training.curriculum.select(0)
+    schedule, clips = training.schedule, training.curriculum.clips[: training.curriculum.size]
     views = view_numbers(schedule, 0)
     plan = training.task.plan(training.dataset.store, clips, 0, views, training.seed, schedule.batch_size)
     return -(-len(plan) // schedule.accumulate)
