@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.recipe import make_recipe
+from vidistill.deploy.enroll import Enroller
+from vidistill.deploy.predict_support import open_predictor
 from vidistill.stages.pipeline import run_recipe
 from vidistill.stages.run import Run
 from vidistill.tasks import Predictions
@@ -68,7 +71,7 @@ def fewshot_recipe(clips: Path, folder: Path, **sections: Any) -> dict[str, Any]
         "variants": {"kd": {"method": {"name": "kd"}}, "graph": {"method": {"name": "graph"}}},
         "task": {"name": "fewshot", "way": 2, "shot": 2, "queries": 2, "val_episodes": 400, "test_episodes": 60},
         "schedule": {"epochs": 2, "batch_size": 8, "views": 2, "learning_rate": 0.003},
-        "export": {"onnx": False, "latency": False},
+        "export": {"latency": False},
     }
     return {**tree, **sections}
 
@@ -123,6 +126,36 @@ def test_the_fusion_is_taught_by_what_its_members_say(finished: Run) -> None:
     member = row.encoding.members[0]
     frames = member.cache(dataset.collate([sample])).features["frames"][0]
     np.testing.assert_array_equal(tensor[:, : member.width].numpy(), frames.numpy())
+
+
+def write_video(path: Path, frames: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=frames.shape[2], height=frames.shape[1])
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_new_classes_are_enrolled_from_example_videos_and_told_apart(finished: Run, tmp_path: Path) -> None:
+    store = finished.store
+    labels, test = store.labels("action"), store.indices("test")
+    right = []
+    for label in np.unique(labels[test]):
+        name = store.classes["action"][label]
+        clips = test[labels[test] == label]
+        for number, clip in enumerate(clips[:5]):
+            folder = "examples" if number < 3 else "asked"
+            write_video(tmp_path / folder / name / f"{number}.mp4", store.signal(int(clip), "rgb").values)
+    model = finished.folder / "export" / "student.onnx"
+    Enroller(model).enroll(tmp_path / "examples").save(tmp_path / "my.support.safetensors")
+    predictor = open_predictor(model, tmp_path / "my.support.safetensors")
+    for video in sorted((tmp_path / "asked").rglob("*.mp4")):
+        ranked = predictor.predict(video)["predictions"]["class"]
+        assert {each["label"] for each in ranked} == {"c0", "c3", "c6"}
+        right.append(ranked[0]["label"] == video.parent.name)
+    assert np.mean(right) > 0.5, "better than one in three"
 
 
 def test_a_second_run_does_nothing(finished: Run) -> None:

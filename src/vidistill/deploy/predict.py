@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidistill.core.errors import DataError, DecodeError, RecipeError
+from vidistill.core.errors import DataError, DecodeError, ModelError, RecipeError
 from vidistill.deploy import detect
 from vidistill.deploy.inputs import Extent, InputPipeline
 from vidistill.deploy.quiet import first_line
@@ -33,6 +33,12 @@ class Predictor:
         self._path = Path(onnx_path)
         self._session = open_session(self._path, threads)
         self.metadata = session_metadata(self._session, str(self._path))
+        if "classes" not in self.metadata:
+            raise ModelError(
+                "the model knows no classes of its own",
+                where=str(self._path),
+                todo="Give it examples: vidistill enroll FOLDER --model MODEL, then predict with --support.",
+            )
         self.classes: dict[str, list[str]] = self.metadata["classes"]
         self._pipeline = InputPipeline(self.metadata, str(self._path))
 

@@ -109,7 +109,8 @@ def _row(
     row["parameters"] = parameters(network)
     row["gmacs"] = gmacs(network, network.input_shape)
     row["minutes_per_epoch"] = float(np.mean(history)) / 60 if history else None
-    if run.recipe.export.latency and role in ("teacher", "alone") and run.main:
+    alone = role in ("teacher", "alone") and not getattr(section, "of", ())  # a fusion runs on others' frames
+    if run.recipe.export.latency and alone and run.main:
         measured = latency(model_folder=folder, threads=[1], seconds=0.5)
         row["latency_ms"] = next(iter(measured.values()))["median_ms"]
     return row

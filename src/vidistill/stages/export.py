@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from vidistill.core.types import Batch
 from vidistill.data.batches import fixed_batches, loader, view_counts
 from vidistill.data.manifest import resolve
+from vidistill.deploy.episode_export import FEWSHOT, export_episode_onnx
 from vidistill.deploy.export import export_onnx
 from vidistill.deploy.measure import decode_latency, gmacs, latency, parameters
 from vidistill.deploy.quantise import quantise_int8
 from vidistill.deploy.session import predict_logits, read_metadata
 from vidistill.modalities import MODALITIES
+from vidistill.models import Network
+from vidistill.models.episode_network import EpisodeNetwork
 from vidistill.stages.evaluate import read_history
 from vidistill.stages.networks import folder_of, load_trained
 from vidistill.stages.run import Run, write_json
@@ -44,13 +48,12 @@ def export_run(run: Run) -> dict[str, Any]:
     network = load_trained(run, name, student)
     folder = run.folder / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    classes = {head: list(names) for head, names in run.classes.items()}
     onnx = folder / "student.onnx"
     result: dict[str, Any] = {"student": name, "parameters": parameters(network)}
     result["gmacs"] = gmacs(network, network.input_shape)
-    result["onnx"] = export_onnx(network, network.input_shape, classes, metadata(run, name), onnx)
+    result["onnx"] = _write_onnx(run, network, metadata(run, name), onnx)
     int8 = None
-    if section.int8:
+    if section.int8 and run.task.name != FEWSHOT:  # a support file belongs to one model, so there is one
         int8 = folder / "student.int8.onnx"
         shown = list(encoded(run, run.store.indices("train")[:: _stride(run)]))
         result["int8"] = quantise_int8(onnx, shown, int8)
@@ -62,6 +65,13 @@ def export_run(run: Run) -> dict[str, Any]:
             result["decode_ms"] = decode_latency(video, read_metadata(onnx))["median_ms"]
     write_json(folder / "export.json", result)
     return result
+
+
+def _write_onnx(run: Run, network: Network, known: dict[str, Any], path: Path) -> dict[str, Any]:
+    if isinstance(network, EpisodeNetwork):
+        return export_episode_onnx(network, network.input_shape, known, path)
+    classes = {head: list(names) for head, names in run.classes.items()}
+    return export_onnx(network, network.input_shape, classes, known, path)
 
 
 def metadata(run: Run, name: str) -> dict[str, Any]:
