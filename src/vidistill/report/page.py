@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from vidistill import __version__
-from vidistill.report import section_curves, section_teachers, sections, tables
+from vidistill.report import section_curves, section_segments, section_teachers, sections, tables
 from vidistill.report.folder import RunFolder, read_run
 
 Builder = Callable[[RunFolder], dict[str, Any]]
@@ -29,6 +29,7 @@ class Section:
 
 PARTS: tuple[tuple[str, str, Builder], ...] = (
     ("result", "Result", sections.result),
+    ("segments", "Segments", section_segments.segments),
     ("curves", "Learning curves", section_curves.learning),
     ("classes", "Gain by class", sections.classes),
     ("confusion", "Confusion", sections.confusion),
@@ -38,6 +39,15 @@ PARTS: tuple[tuple[str, str, Builder], ...] = (
     ("data", "Data", sections.data),
     ("recipe", "Recipe and environment", sections.recipe),
 )
+
+
+ONLY_FOR = {
+    "segments": ("detection",),
+    "classes": ("recognition", "detection"),
+    "confusion": ("recognition", "detection"),
+    "calibration": ("recognition", "detection"),
+}
+"""Parts that only pages of these tasks have; before a run is evaluated its page has what recognition has."""
 
 
 def write_report(run: Path) -> Path:
@@ -54,11 +64,13 @@ def write_report(run: Path) -> Path:
     """
     folder = read_run(run)
     templates = environment()
+    task = folder.document("results").get("task", "recognition")
+    parts = [part for part in PARTS if task in ONLY_FOR.get(part[0], (task,))]
     page = templates.get_template("page.html.j2").render(
         run=folder,
         verdict=_verdict(folder),
         facts=sections.guarded(lambda: sections.facts(folder), None),
-        sections=[_section(folder, templates, *part) for part in PARTS],
+        sections=[_section(folder, templates, *part) for part in parts],
         version=__version__,
     )  # fmt: skip
     return write_beside(folder.path / "report.html", page)

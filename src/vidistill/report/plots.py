@@ -201,6 +201,36 @@ def reliability(bins: Mapping[str, Sequence[float]], key: str, title: str, *, to
         return render(figure, key, title)
 
 
+def timeline(rows: Mapping[str, Sequence[tuple[float, float, str]]], seconds: float, key: str, title: str) -> Markup:
+    """Labelled segments over time, one line of bars a row; the same label has the same strength in every row.
+
+    Args:
+        rows: Segments (start, end in seconds, label) by row name, the first row on top.
+        seconds: Length of the recording.
+        key: Unique on the page.
+        title: Text for readers who do not see the figure.
+    """
+    labels = sorted({label for each in rows.values() for _, _, label in each})
+    strength = {label: 0.25 + 0.6 * place / max(len(labels) - 1, 1) for place, label in enumerate(labels)}
+    with page_style():
+        figure, axes = _axes(40 + 34 * len(rows), width=2 * WIDTH, grid="x")
+        for place, (_name, found) in enumerate(rows.items()):
+            tone = INK if place == 0 else ALONE if place == 1 else ACCENT
+            for start, end, label in found:
+                axes.barh(place, end - start, left=start, height=0.72, color=tone, alpha=strength[label], lw=0)
+                if (end - start) / max(seconds, 1e-9) * 110 > len(label):
+                    colour = CARD if strength[label] > 0.5 else INK
+                    axes.text(
+                        (start + end) / 2, place, plain(label, 18), ha="center", va="center", fontsize=9, color=colour
+                    )
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, seconds)
+        axes.set_xlabel("seconds")
+        return render(figure, key, title)
+
+
 def weight_bands(epochs: Sequence[int], weights: Mapping[str, Sequence[float]], key: str, title: str) -> Markup:
     """Stacked shares of the teachers over epochs, each band labelled at its middle."""
     with page_style():

@@ -26,7 +26,7 @@ def learning(run: RunFolder) -> dict[str, Any]:
         if groups:
             label = f"{tables.metric_title(metric, run.document('results'))} on validation, %"
             text = "Validation accuracy over epochs, alone against distilled, one line a seed"
-            figures.append((plots.curves(groups, label, "curve-val", text), "Validation accuracy, one line a seed."))
+            figures.append((plots.curves(groups, label, "curve-val", text), "On validation, one line a seed."))
     groups = grouped(students, lambda epoch: tables.number(epoch.get("loss")))
     if groups:
         text = "Training loss over epochs, alone against distilled, one line a seed"

@@ -181,9 +181,9 @@ def confusion(run: RunFolder) -> dict[str, Any]:
     results = needed(run, "results")
     parts: list[dict[str, Any]] = []
     for place, (head, matrices) in enumerate((results.get("confusion") or {}).items()):
-        names = list(
-            (run.document("data").get("classes") or {}).get(head) or (results.get("per_class") or {}).get(head) or []
-        )
+        known = [(results.get("per_class") or {}).get(head), (run.document("data").get("classes") or {}).get(head)]
+        count = len(next(iter(matrices.values()), []))
+        names = next((list(each) for each in known if each and len(each) == count), [])
         figures = []
         for role in ("alone", "distilled"):
             if matrices.get(role):

@@ -20,10 +20,12 @@ from vidistill.stages.distil import ways
 from vidistill.stages.networks import PEERS, folder_of, load_trained, predict
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
-from vidistill.tasks import Predictions
+from vidistill.tasks import Detection, Predictions
 from vidistill.tasks import metrics as measure
 
 RESAMPLES = 1000
+TIMELINES = 4
+"""Test recordings that are drawn."""
 LOWER_IS_BETTER = ("ece", "nll")
 Statistics = dict[str, measure.Statistic]
 
@@ -54,9 +56,32 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         "variant_gains": {role: gain for role, gain in gains.items() if role != "distilled"},
         **_details(run, {role: predictions for role, predictions in groups.items() if role not in recipe.variants}),
     }
+    if isinstance(run.task, Detection):
+        results["timelines"] = _timelines(run, run.task, groups)
     if run.main:
         write_json(run.folder / "results.json", results)
     return results
+
+
+def _timelines(run: Run, task: Detection, groups: dict[str, list[Predictions]]) -> list[dict[str, Any]]:
+    """What is annotated in some test recordings, and what the first seed's students found there."""
+    shown = np.unique(groups["alone"][0].clip)[:TIMELINES].tolist()
+    names = run.classes[task.head]
+    lines = []
+    for clip in shown:
+        segments = run.store.clips[clip].segments.get(task.head, ())
+        line: dict[str, Any] = {"clip": run.store.ids[clip], "seconds": run.store.duration(clip)}
+        line["truth"] = [[each.start, each.end, each.label] for each in segments]
+        for role in ("alone", "distilled"):
+            if role in groups:
+                found = task.detect(groups[role][0])
+                here = found.take(found.clip == clip)
+                columns = (here.start.tolist(), here.end.tolist(), here.label.tolist(), here.score.tolist())
+                line[role] = [
+                    [start, end, names[label], score] for start, end, label, score in zip(*columns, strict=True)
+                ]
+        lines.append(line)
+    return lines
 
 
 def _student(run: Run, name: str) -> Predictions:

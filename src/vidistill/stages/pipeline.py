@@ -18,7 +18,7 @@ from vidistill.stages.run import Run, read_json, start, write_json
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
-RESULT_FORMAT = 5
+RESULT_FORMAT = 6
 """Raised when what evaluate, export or report write changes, so that they are written anew."""
 
 
