@@ -85,7 +85,10 @@ def environment() -> jinja2.Environment:
     made.filters.update({name: getattr(tables, name) for name in ("fixed", "amount", "file_size", "significant")})
     made.filters["score_of"] = lambda value, metric, sign=False: tables.score(metric, value, sign=sign)
     made.filters["bounds_of"] = lambda entry, metric, sign=False: tables.bounds(metric, entry, sign=sign)
-    made.filters["capitalize_first"] = lambda text: str(text)[:1].upper() + str(text)[1:]
+    # Not of a word with a capital further on: `mAP` stays as it is.
+    made.filters["capitalize_first"] = lambda text: (
+        str(text) if str(text)[1:2].isupper() else str(text)[:1].upper() + str(text)[1:]
+    )
     return made
 
 
