@@ -121,7 +121,7 @@ def start(manifest: Manifest, folder: Path, workers: int, delay: float) -> subpr
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def wait_for(condition: object, seconds: float = 20.0) -> None:
+def wait_for(condition: object, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
@@ -132,7 +132,7 @@ def wait_for(condition: object, seconds: float = 20.0) -> None:
 def test_killed_midway_and_started_again_gives_the_same_bytes(fakes: ModuleType, tmp_path: Path, workers: int) -> None:
     manifest = fakes.make_clips(tmp_path / "source", 40)
     folder = tmp_path / "killed"
-    process = start(manifest, folder, workers, 0.05)
+    process = start(manifest, folder, workers, 0.15)
     wait_for(lambda: (folder / "shard-00000.json").exists() and list(folder.glob("*.tmp")))
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -87,7 +87,9 @@ def write_archive(run: RunFolder, folder: Path) -> Path:
     """Keep what a run's table is made of in one small file, `<folder>/<run>.json`, beside and renamed."""
     kept = {key: run.documents[key] for key in ARCHIVED if key in run.documents}
     if "results" in kept:  # confusion matrices and such are the report's, not the table's
-        kept["results"] = {k: v for k, v in kept["results"].items() if k not in ("confusion", "reliability")}
+        kept["results"] = {
+            k: v for k, v in kept["results"].items() if k not in ("confusion", "reliability", "timelines")
+        }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.name}.json"
     beside = path.with_suffix(".tmp")
