@@ -118,7 +118,14 @@ def start(manifest: Manifest, folder: Path, workers: int, delay: float) -> subpr
         str(workers),
         str(delay),
     ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A shell's background job ignores Ctrl-C, and so would its children: the test must not depend on who started it.
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def wait_for(condition: object, seconds: float = 120.0) -> None:
