@@ -9,7 +9,8 @@ import pytest
 from vidistill.core.recipe import load_recipe
 from vidistill.stages.check import check_recipe
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted(ROOT.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -18,6 +19,7 @@ def test_a_shipped_recipe_is_sound(path: Path) -> None:
     check_recipe(recipe)
     for name in recipe.variants:
         check_recipe(recipe.variant(name))
+    assert recipe.name == "_".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def test_recipes_have_names_of_their_own() -> None:

@@ -9,6 +9,7 @@ Times are seconds. Numbers are written in full, so that what is read is what was
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,12 +51,13 @@ def write_detections(
         for video, label, start, end, score in rows:
             results.setdefault(video, []).append({"label": label, "score": score, "segment": [start, end]})
         tree = {"version": version, "results": results, "external_data": {}}
-        path.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
     elif path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+        _write(path, text.getvalue())
     else:
         raise DataError("detections are written as .json or .csv", where=str(path))
 
@@ -185,7 +187,14 @@ def subtitles(detections: Detections, classes: Sequence[str] = ()) -> str:
 
 def write_subtitles(detections: Detections, path: Path, classes: Sequence[str] = ()) -> None:
     """Write `subtitles` as UTF-8."""
-    path.write_text(subtitles(detections, classes), encoding="utf-8")
+    _write(path, subtitles(detections, classes))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside `path` and rename, so that no reader meets half a file."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8", newline="")
+    beside.replace(path)
 
 
 def _time(milliseconds: int) -> str:
