@@ -108,14 +108,23 @@ class Network(OpenSection):
     schedule: Options = Field(default_factory=dict, description="overrides of the recipe's schedule")
 
 
+class MethodSection(OpenSection):
+    """The method; further keys are its options."""
+
+    name: str = "kd"
+    label_weight: float = Field(default=1.0, ge=0)
+
+
 class Teacher(Network):
     """A teacher; trained by the run unless `checkpoint` names a trained one (.safetensors of the same network).
 
-    With `of` it has no input of its own: `network` names a fusion of those teachers' frames.
+    With `of` it has no input of its own: `network` names a fusion of those teachers' frames. `method` is what it learns
+    beside its labels (a method without teachers, e.g. `cvae`); what that method owns is kept for the students' method.
     """
 
     of: tuple[Name, ...] = ()
     checkpoint: Path | None = None
+    method: MethodSection | None = None
 
 
 class Ensemble(Section):
@@ -124,13 +133,6 @@ class Ensemble(Section):
     weights: Literal["uniform", "held_out", "per_sample"] = "uniform"
     gamma: float = Field(default=1.0, gt=0)
     calibrate: bool = Field(default=True, description="divide each teacher's logits by its fitted temperature")
-
-
-class MethodSection(OpenSection):
-    """The method; further keys are its options."""
-
-    name: str = "kd"
-    label_weight: float = Field(default=1.0, ge=0)
 
 
 class Curriculum(OpenSection):

@@ -1,7 +1,7 @@
 """What every method is: a loss over (student outputs, teacher outputs, batch) that gives one value a clip.
 
 A method asks for named features by its attributes `student_features` and, by teacher, `teacher_features`, may own
-parameters (they are the module's) and may declare `phases` that the loop runs in turn. Teachers' tensors may come from
+parameters (they are the module's) and may declare `phases` that an epoch runs in turn. Teachers' tensors may come from
 inference mode and in half precision; `frozen` makes them safe to differentiate against.
 """
 
@@ -60,7 +60,9 @@ class Method(nn.Module):
     Attributes:
         student_features: the student's features to ask for.
         teacher_features: the teachers' features to ask for, by teacher name.
-        phases: names of phases that the loop runs in turn.
+        phases: names of phases; an epoch goes over its clips once in each, in this order. None: once.
+        student_learns: whether the student learns in the running phase. Where it does not, it runs in eval mode without
+            gradient, labels teach nothing, and a curriculum is not told.
         peers: networks that learn along with the student, by `module_key` of a teacher's name. The loop runs each in
             train mode and puts its outputs, with gradient, in place of the frozen teacher's.
         peer_inputs: the input (key of `Batch.inputs`) of each peer, by teacher name.
@@ -71,6 +73,7 @@ class Method(nn.Module):
     student_features: tuple[str, ...] = ()
     teacher_features: Mapping[str, tuple[str, ...]] = {}
     phases: tuple[str, ...] = ()
+    student_learns: bool = True
     learning_rate_scale: float = 1.0
 
     def __init__(self, context: MethodContext) -> None:
@@ -102,6 +105,18 @@ class Method(nn.Module):
         for part in self.modules():
             if isinstance(part, Method) and part is not self:
                 part.start_epoch(epoch, epochs)
+
+    def start_phase(self, name: str) -> None:
+        """Called before the first step of each phase of each epoch, also of one that a resumed run enters half-way.
+
+        By default the methods that this one is made of are told. A phase that a method does not know is not its own.
+
+        Args:
+            name: one of `phases`.
+        """
+        for part in self.modules():
+            if isinstance(part, Method) and part is not self:
+                part.start_phase(name)
 
     def own_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The method's own parameters, without its peers', with the factor of the learning rate they ask for."""

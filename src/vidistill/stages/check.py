@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vidistill.core.errors import RecipeError
-from vidistill.core.recipe import Recipe, Teacher
-from vidistill.core.registry import check_options
+from vidistill.core.recipe import Curriculum, MethodSection, Recipe, Teacher, Variant
+from vidistill.core.registry import Registry, check_options
 from vidistill.curricula import CURRICULA
 from vidistill.data.formats import FORMATS
 from vidistill.data.streams import StreamPlan
@@ -42,9 +44,18 @@ def check_recipe(recipe: Recipe) -> None:
     for name, teacher in recipe.teachers.items():
         if teacher.checkpoint is not None and not teacher.checkpoint.is_file():
             raise RecipeError(f"no such file: {teacher.checkpoint}", where=f"teachers.{name}.checkpoint")
-    check_options(METHODS.get(recipe.method.name, "method"), recipe.method.options, "method", skip=1)
-    check_options(CURRICULA.get(recipe.curriculum.name, "curriculum"), recipe.curriculum.options, "curriculum", skip=3)
+        _check_part(METHODS, teacher.method, f"teachers.{name}.method", 1)
+    ways: dict[str, Recipe | Variant] = {"": recipe, **{f"variants.{n}.": v for n, v in recipe.variants.items()}}
+    for place, way in ways.items():
+        _check_part(METHODS, way.method, f"{place}method", 1)
+        _check_part(CURRICULA, way.curriculum, f"{place}curriculum", 3)
     task = TASKS.get(recipe.task.name, "task")
     check_options(task, recipe.task.options, "task", skip=1)
     if recipe.data.streams is not None:
         check_options(StreamPlan, recipe.data.streams, "data.streams")
+
+
+def _check_part(registry: Registry[Any], section: MethodSection | Curriculum | None, where: str, skip: int) -> None:
+    """A method or curriculum of the recipe, where there is one, exists and has these options."""
+    if section is not None:
+        check_options(registry.get(section.name, where), section.options, where, skip=skip)

@@ -10,9 +10,9 @@ from torch import nn
 
 from vidistill.methods.base import Method, MethodContext, build_method
 from vidistill.models import Network
-from vidistill.stages.networks import folder_of, is_trained, load_trained, train_network
+from vidistill.stages.networks import is_trained, load_trained, train_network
 from vidistill.stages.run import Run
-from vidistill.stages.teachers import bind_teachers, file_hash, validation_accuracy
+from vidistill.stages.teachers import bind_teachers, frozen_method, teacher_hash, validation_accuracy
 from vidistill.teachers.group import Teachers
 
 
@@ -25,7 +25,7 @@ def student_key(run: Run, seed: int) -> dict[str, Any]:
 def distilled_key(run: Run, seed: int) -> dict[str, Any]:
     """What a distilled student depends on: the student, its teachers' weights, and how it is taught."""
     recipe = run.recipe
-    weights = {name: file_hash(folder_of(run, f"teacher-{name}") / "model.safetensors") for name in recipe.teachers}
+    weights = {name: teacher_hash(run, name) for name in recipe.teachers}
     return {
         **student_key(run, seed),
         "teachers": weights,
@@ -71,6 +71,7 @@ def train_distilled(run: Run, role: str) -> None:
             distilled_key(run, seed),
             network=network,
             method=method,
+            label_weight=recipe.method.label_weight,
             teachers=teachers,
             live_inputs=live_inputs,
         )
@@ -80,6 +81,8 @@ def make_method(run: Run, student: Network, networks: dict[str, Network], teache
     """The recipe's method between a student and its teachers. Its own parameters follow the student's seed."""
 
     def part(teacher: str, name: str) -> nn.Module:
+        if name == "method":
+            return frozen_method(run, teacher, networks[teacher], trained=teachers is not None)
         if teachers is None:
             return networks[teacher].get_submodule(name)
         return teachers.members[teacher].part(name)

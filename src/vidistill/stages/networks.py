@@ -28,6 +28,8 @@ from vidistill.training.loop import Training, train
 
 OWN_EPISODES = 1 << 30
 """Episodes of a network that cannot see all clips are others than everyone's; their numbers begin here."""
+METHOD = "method.safetensors"
+"""What the method owns that a teacher learned beside its labels; in the teacher's folder."""
 PEERS = "peers"
 """Folder, in a student's, of the networks that learned along with it."""
 
@@ -53,6 +55,7 @@ def train_network(
     *,
     network: Network | None = None,
     method: Method | None = None,
+    label_weight: float = 1.0,
     teachers: Teachers | None = None,
     live_inputs: tuple[str, ...] = (),
 ) -> Network:
@@ -71,12 +74,13 @@ def train_network(
     peers = method.peer_inputs.values() if method else ()
     dataset = run.dataset([section.input, *live_inputs, *peers], True, presence)
     clips = _clips_with(run, section.input, "train")
-    options = run.recipe.curriculum.options if method else {}
-    name_of = run.recipe.curriculum.name if method else "all"
+    options = run.recipe.curriculum.options if teachers else {}
+    name_of = run.recipe.curriculum.name if teachers else "all"
     curriculum = build_curriculum(name_of, clips, seed, schedule.epochs, options)
     if run.recipe.track:
         run.accelerator.init_trackers(f"{run.recipe.name}-{name}")
-    with progress(name, curriculum.size * schedule.views_per_epoch * schedule.epochs) as counter:
+    passes = schedule.views_per_epoch * schedule.epochs * max(1, len(method.phases) if method else 1)
+    with progress(name, curriculum.size * passes) as counter:
         kept = train(
             Training(
                 folder=folder,
@@ -90,7 +94,7 @@ def train_network(
                 accelerator=run.accelerator,
                 method=method,
                 teachers=teachers,
-                label_weight=run.recipe.method.label_weight if method else 1.0,
+                label_weight=label_weight,
                 validate=lambda n: measure(run, n, section.input, "val"),
                 survey_views=run.shown_views,
                 counter=counter,
@@ -103,6 +107,8 @@ def train_network(
         for peer in method.peer_inputs if method else ():
             learned: Any = method.peers[module_key(peer)]  # type: ignore[union-attr]
             keep(run, folder / PEERS / peer, run.recipe.teachers[peer], learned)
+        if method is not None and not teachers:
+            save_weights(method, folder / METHOD)
         keep(run, folder, section, network)
     run.accelerator.wait_for_everyone()
     return network.eval()
@@ -165,7 +171,7 @@ def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Pr
     episodes = run.task.episodes(run.store, split, have)
     if episodes is not None:
         if not len(episodes):
-            way = run.task.classes[EPISODE]
+            way = episodes.support.shape[1]
             return Predictions(
                 {EPISODE: np.zeros((0, way), np.float32)}, {EPISODE: np.zeros(0, np.int64)}, np.zeros(0, np.int64)
             )

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vidistill.core import recipe as schema
 from vidistill.core.errors import RecipeError
 from vidistill.core.seeds import digest
-from vidistill.models import Network, load_weights
+from vidistill.methods.base import Method, MethodContext, build_method
+from vidistill.models import Network, load_weights, save_weights
 from vidistill.stages.networks import (
+    METHOD,
     OWN_EPISODES,
     claim,
     folder_of,
@@ -46,7 +49,50 @@ def teacher_key(run: Run, name: str) -> dict[str, Any]:
     if section.of:
         key["members"] = {member: teacher_key(run, member) for member in section.of}
         key["views"] = [key["views"], run.shown_views]
+    if section.method:
+        key["method"] = section.method.model_dump(mode="json")
     return {**key, "checkpoint": file_hash(section.checkpoint)} if section.checkpoint else key
+
+
+def teacher_hash(run: Run, name: str) -> str:
+    """What decides all that a trained teacher says: its weights, and those of the method it learned with."""
+    folder = folder_of(run, f"teacher-{name}")
+    model = file_hash(folder / "model.safetensors")
+    return digest([model, file_hash(folder / METHOD)]) if run.recipe.teachers[name].method else model
+
+
+def teacher_method(run: Run, name: str, network: Network) -> Method | None:
+    """The method that a teacher learns with beside its labels, new; it has no teachers itself."""
+    section = run.recipe.teachers[name].method
+    if section is None:
+        return None
+
+    def no_part(teacher: str, part: str) -> nn.Module:
+        raise RecipeError(f"a teacher's own method has no teacher {teacher!r}", where=f"teachers.{name}.method")
+
+    context = MethodContext(
+        network.embedding_dim, {}, run.task.classes, no_part, student_shapes=network.feature_shapes()
+    )
+    return build_method(section.name, context, section.options, where=f"teachers.{name}.method")
+
+
+def frozen_method(run: Run, name: str, network: Network, *, trained: bool) -> Method:
+    """The method that a teacher learned with, frozen; untrained where only its shapes are asked for.
+
+    Raises:
+        RecipeError: the teacher learned from labels only.
+    """
+    method = teacher_method(run, name, network)
+    if method is None:
+        raise RecipeError(
+            f"teacher {name!r} has no method of its own to learn from",
+            where=f"teachers.{name}",
+            todo="Add e.g. method: {name: cvae}",
+        )
+    if trained:
+        load_weights(method, folder_of(run, f"teacher-{name}") / METHOD)
+        method.to(run.accelerator.device)
+    return method.requires_grad_(False).eval()
 
 
 def train_teachers(run: Run) -> None:
@@ -55,18 +101,26 @@ def train_teachers(run: Run) -> None:
         label, key = f"teacher-{name}", teacher_key(run, name)
         if is_trained(run, label, key):
             continue
-        if section.checkpoint is None:
-            train_network(run, label, section, TEACHER_SEED, key)
-            continue
         network = run.network(section, TEACHER_SEED, label)
+        method = teacher_method(run, name, network)
+        if section.checkpoint is None:
+            weight = section.method.label_weight if section.method else 1.0
+            train_network(run, label, section, TEACHER_SEED, key, network=network, method=method, label_weight=weight)
+            continue
         load_weights(network, section.checkpoint)
-        adopt(run, label, section, key, network)
+        if method is not None:
+            load_weights(method, section.checkpoint.with_name(METHOD))
+        adopt(run, label, section, key, network, method)
 
 
-def adopt(run: Run, label: str, section: schema.Network, key: dict[str, Any], network: Network) -> None:
+def adopt(
+    run: Run, label: str, section: schema.Network, key: dict[str, Any], network: Network, method: Method | None = None
+) -> None:
     """Keep a network that was trained elsewhere as if the run had trained it."""
     claim(run, folder_of(run, label), label, key)
     if run.main:
+        if method is not None:
+            save_weights(method, folder_of(run, label) / METHOD)
         keep(run, folder_of(run, label), section, network)
     run.accelerator.wait_for_everyone()
 
@@ -86,10 +140,11 @@ def audit_teachers(run: Run) -> dict[str, Any]:
     shared = align(predictions)
     trained = run.task.row_labels(run.store, run.policy, "train")
     heads = run.task.classes
+    width = next(iter(predictions.values())).logits
     audit: dict[str, Any] = {
         "split": "val",
         "clips": shared.units,
-        "chance": {head: judge.chance(shared.labels[head], trained[head], classes) for head, classes in heads.items()},
+        "chance": {h: judge.chance(shared.labels[h], trained[h], width[h].shape[1]) for h in heads},
         "teachers": {},
         "agreement": {},
     }

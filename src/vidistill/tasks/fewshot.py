@@ -63,6 +63,7 @@ class FewShot:
         queries: queries a class while training.
         episodes: episodes an epoch; 0 makes as many as show about every clip once.
         test_queries: queries a class at test time.
+        val_way: classes an episode of validation classes, for data with fewer of them than `way`; 0: `way`.
         val_episodes: episodes of validation classes, by which networks are selected.
         test_episodes: episodes of test classes.
         seed: of the validation and test episodes.
@@ -80,6 +81,7 @@ class FewShot:
         queries: Count = 5,
         episodes: Annotated[int, Field(ge=0)] = 0,
         test_queries: Count = 1,
+        val_way: Annotated[int, Field(ge=0)] = 0,
         val_episodes: Count = 1000,
         test_episodes: Count = 10000,
         seed: int = 0,
@@ -89,6 +91,7 @@ class FewShot:
         self.head = next(iter(classes), "")
         self.classes = {EPISODE: way}
         self.way, self.shot, self.queries, self.episodes_an_epoch = way, shot, queries, episodes
+        self.ways = {"val": val_way or way, "test": way}
         self.test_queries, self.seed = test_queries, seed
         self.drawn = {"val": val_episodes, "test": test_episodes}
         self.unit = way * (shot + queries)
@@ -131,22 +134,22 @@ class FewShot:
         """The episodes of a split as it is tested, of the clips (N,) that a network can see.
 
         A network that cannot see all clips has episodes of its own: fewer shots where its classes have fewer clips,
-        and none at all where fewer than `way` classes are left.
+        and none at all where fewer classes are left than an episode has.
         """
         every = store.indices(split)
         indices = every[have[every]]
         labels = store.labels(self.head)[indices]
-        shot = self.shot
+        shot, way = self.shot, self.ways[split]
         if len(indices) < len(every):
             counts = np.bincount(labels[labels >= 0], minlength=1)
             indices, labels = (
                 values[np.isin(labels, np.flatnonzero(counts > self.test_queries))] for values in (indices, labels)
             )
-            if len(np.unique(labels)) < self.way:
-                return nothing(self.way, self.test_queries)
+            if len(np.unique(labels)) < way:
+                return nothing(way, self.test_queries)
             shot = min(shot, int(counts[counts > self.test_queries].min()) - self.test_queries)
         names = store.classes[self.head]
-        sampler = EpisodeSampler(labels, indices, self.way, shot, self.test_queries, self.seed, names=names)
+        sampler = EpisodeSampler(labels, indices, way, shot, self.test_queries, self.seed, names=names)
         return sampler.batch(np.arange(self.drawn[split]))
 
     def _places(self, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -213,7 +216,7 @@ class FewShot:
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels of the queries of a split's episodes."""
-        labels = np.repeat(np.arange(self.way), self.test_queries)
+        labels = np.repeat(np.arange(self.ways.get(split, self.way)), self.test_queries)
         return {EPISODE: np.tile(labels, self.drawn.get(split, 1))}
 
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,25 @@ class Step(nn.Module):
         self.network = torch.compile(network) if training.schedule.compile else network
         # Of the plain network: a compiled one hides its parts, and a second name would register them twice.
         self.head: Callable[[], nn.Module] = partial(getattr, network, "head")
+        self.learning: Callable[[bool], nn.Module] = network.train
         self.method = training.method
         self.task = training.task
         self.input_name, self.label_weight = training.input_name, training.label_weight
 
     def forward(self, batch: Batch, taught: dict[str, Outputs] | None) -> tuple[Losses, dict[str, Tensor]]:
         """Losses a row, and by head which rows (R,) are right."""
+        learns = self.method is None or self.method.student_learns
         features = self.method.student_features if self.method is not None else ()
-        outputs = self.network(batch.inputs[self.input_name], features=features)
-        outputs = self.task.rows(outputs, batch, self.head())
+        self.learning(learns and self.training)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            outputs = self.network(batch.inputs[self.input_name], features=features)
+            outputs = self.task.rows(outputs, batch, self.head())
         rows = self.task.row_batch(batch)
-        losses = self.task.loss(outputs, rows, taught is not None)
+        losses = self.task.loss(outputs, rows, taught is not None) if learns else {}
         for loss in losses.values():
             loss.weight *= self.label_weight
-        if self.method is not None and taught is not None:
-            losses |= self.method(outputs, {**taught, **self._peers(self.method, batch)}, rows)
+        if self.method is not None:
+            losses |= self.method(outputs, {**(taught or {}), **self._peers(self.method, batch)}, rows)
         right = {head: outputs.logits[head].detach().argmax(1) == labels for head, labels in rows.labels.items()}
         return losses, right
 
@@ -110,18 +114,20 @@ class EpochSums:
     clips: int = 0
     seconds: float = 0.0
     terms: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: dict[str, Tensor], clips: int) -> None:
-        """Add a batch's sums."""
+        """Add a batch's sums; a term of one phase only is a mean over that phase's clips."""
         self.clips += clips
         for name, value in values.items():
+            self.counts[name] = self.counts.get(name, 0) + clips
             self.terms[name] = self.terms.get(name, torch.zeros((), device=value.device)) + value.detach()
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all clips of all processes."""
         names = sorted(self.terms)
         sums = torch.stack([self.terms[name].float() for name in names])
-        count = torch.tensor(float(self.clips), device=sums.device)
+        count = torch.tensor([float(self.counts[name]) for name in names], device=sums.device)
         if accelerator.num_processes > 1:
             sums, count = accelerator.reduce(sums, "sum"), accelerator.reduce(count, "sum")
         return dict(zip(names, (sums / count).tolist(), strict=True))
@@ -140,6 +146,8 @@ def train(training: Training) -> nn.Module:
         raise RecipeError(
             f"batch_size {schedule.batch_size} is too small for {accelerator.num_processes} processes", where="schedule"
         )
+    if len(_phases(training)) > 1 and accelerator.num_processes > 1:
+        raise RecipeError("phases are trained in one process", where="method", todo="Set phases: merged, or use one.")
     state = _State(training)
     state.resume()
     steps_an_epoch = _steps_an_epoch(training)
@@ -157,8 +165,13 @@ def train(training: Training) -> nn.Module:
                 training.dataset.store, clips, epoch, views, training.seed, schedule.batch_size
             )
             groups = [batches[i : i + schedule.accumulate] for i in range(0, len(batches), schedule.accumulate)]
-            stream = _stream(training, groups[state.position :])
-            for group in groups[state.position :]:
+            work = [(phase, group) for phase in _phases(training) for group in groups][state.position :]
+            stream = _stream(training, [group for _, group in work])
+            running = None
+            for phase, group in work:
+                if training.method is not None and phase and phase != running:
+                    training.method.start_phase(phase)
+                    running = phase
                 started = time.perf_counter()
                 rate = schedule.learning_rate * rate_factor(schedule, state.step, total)
                 _train_step(training, state, group, stream, rate)
@@ -192,7 +205,8 @@ def _train_step(
             losses, folded = task.fold(losses, batch)
             loss = _total(losses, folded, training.curriculum) * (accelerator.num_processes / rows)
             accelerator.backward(loss)
-        training.curriculum.update(folded, losses)
+        if training.method is None or training.method.student_learns:
+            training.curriculum.update(folded, losses)
         state.sums.add(_batch_sums(losses, right, taught, training.teachers), len(folded))
     if training.schedule.clip_norm is not None:
         accelerator.clip_grad_norm_(state.parameters, training.schedule.clip_norm)
@@ -299,7 +313,7 @@ class _State:
         self.history = state["history"]
         device = self.training.accelerator.device
         terms = {name: value.to(device) for name, value in state["sums"]["terms"].items()}
-        self.sums = EpochSums(state["sums"]["clips"], state["sums"]["seconds"], terms)
+        self.sums = EpochSums(state["sums"]["clips"], state["sums"]["seconds"], terms, state["sums"]["counts"])
         if self.training.counter:
             self.training.counter.skip(sum(r["clips"] for r in self.history) + self.sums.clips)
 
@@ -319,7 +333,7 @@ class _State:
                 "step": self.step,
                 "position": self.position,
                 "history": self.history,
-                "sums": {"clips": self.sums.clips, "seconds": self.sums.seconds, "terms": self.sums.terms},
+                "sums": {f.name: getattr(self.sums, f.name) for f in fields(EpochSums)},
             },
         )
 
@@ -401,7 +415,12 @@ def _steps_an_epoch(training: Training) -> int:
     schedule, clips = training.schedule, training.curriculum.clips[: training.curriculum.size]
     views = view_numbers(schedule, 0)
     plan = training.task.plan(training.dataset.store, clips, 0, views, training.seed, schedule.batch_size)
-    return -(-len(plan) // schedule.accumulate)
+    return -(-len(plan) // schedule.accumulate) * len(_phases(training))
+
+
+def _phases(training: Training) -> tuple[str, ...]:
+    """The phases of an epoch, in turn; one without a name where the method has none."""
+    return (training.method.phases if training.method is not None else ()) or ("",)
 
 
 @contextmanager
