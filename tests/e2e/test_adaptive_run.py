@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from vidistill.core.recipe import make_recipe
+from vidistill.report.page import write_report
 from vidistill.stages.distil import train_students
 from vidistill.stages.pipeline import run_recipe
 from vidistill.stages.run import Run
@@ -49,6 +51,21 @@ def test_an_epoch_shows_the_part_that_was_chosen(finished: Run) -> None:
 def test_every_curriculum_is_a_row_of_the_table(finished: Run) -> None:
     found = json.loads((finished.folder / "results.json").read_text())
     assert [row["name"] for row in found["rows"]][-4:] == ["alone", "distilled", "random", "everything"]
+
+
+def test_the_page_shows_what_was_chosen_how_strongly_and_how_hard_it_was(finished: Run) -> None:
+    found = json.loads((finished.folder / "selection.json").read_text())
+    assert found["name"] == "distilled-seed0" and [each["epoch"] for each in found["surveys"]] == [0, 2]
+    clips = len(finished.store.indices("train"))
+    for each in found["surveys"]:
+        counts = each["difficulty"]
+        assert sum(counts["right"]) + sum(counts["wrong"]) == found["clips"] == clips
+        assert np.nanmean(np.array(each["chosen"], float)) == pytest.approx(0.5, abs=0.1)
+    (_, easy), (_, hard) = found["examples"]
+    assert max(row["difficulty"] for row in easy) <= min(row["difficulty"] for row in hard)
+    page = write_report(finished.folder).read_text()
+    assert page.count("data:image/jpeg;base64,") == len(easy) + len(hard)
+    assert "Selection of clips" in page
 
 
 def test_surveys_have_views_of_their_own_in_the_cache(finished: Run) -> None:

@@ -76,6 +76,7 @@ class Adaptive:
         self.surveys = tuple(interruption_at(epoch, epochs, form=form, eta=eta) for epoch in range(0, epochs, interval))
         self.memory = ClipMemory(clips, teach=teach, smoothing=smoothing)
         self.chosen = clips[: self.size]
+        self.difficulty = np.zeros(len(clips), np.float32)
         self.learned = 0
 
     def survey(self, epoch: int) -> int | None:
@@ -103,7 +104,12 @@ class Adaptive:
         )
         self.chosen = np.sort(self.clips[picks])
         self.memory.selected(self.chosen)
-        self.learned = survey + 1
+        self.difficulty, self.learned = seen.numpy(), survey + 1
+
+    def learned_of(self) -> dict[str, NDArray[np.generic]]:
+        """Difficulty, strength and choice of the survey just learned."""
+        chosen = np.isin(self.clips, self.chosen)
+        return {"difficulty": self.difficulty, "strength": self.memory.strength.cpu().numpy(), "chosen": chosen}
 
     def select(self, epoch: int) -> NDArray[np.int64]:
         """The clips chosen at the last survey."""

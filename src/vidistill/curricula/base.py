@@ -45,6 +45,11 @@ class Curriculum(Protocol):
             features: the teachers' embeddings of each, side by side (M, D).
         """
 
+    def learned_of(self) -> dict[str, NDArray[np.generic]]:
+        """What the last survey taught, in the order of `clips`, for the report: "difficulty" and "strength" (N,) float,
+        "chosen" (N,) bool; empty where there are no surveys.
+        """
+
     def select(self, epoch: int) -> NDArray[np.int64]:
         """Store indices of the clips of an epoch."""
 
@@ -83,6 +88,10 @@ class Unweighted:
 
     def learn(self, survey: int, clips: NDArray[np.int64], losses: Tensor, features: Tensor) -> None:
         """Nothing to learn."""
+
+    def learned_of(self) -> dict[str, NDArray[np.generic]]:
+        """Nothing was learned."""
+        return {}
 
     def weights(self, clips: Tensor) -> None:
         """Ones."""

@@ -17,6 +17,7 @@ DOCUMENTS = {
     "results": "results.json",
     "data": "data.json",
     "audit": "audit.json",
+    "selection": "selection.json",
     "export": "export/export.json",
     "environment": "environment.json",
     "stages": "stages.json",

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from vidistill import __version__
-from vidistill.report import section_curves, section_segments, section_teachers, sections, tables
+from vidistill.report import section_curves, section_segments, section_selection, section_teachers, sections, tables
 from vidistill.report.folder import RunFolder, read_run
 
 Builder = Callable[[RunFolder], dict[str, Any]]
@@ -31,6 +31,7 @@ PARTS: tuple[tuple[str, str, Builder], ...] = (
     ("result", "Result", sections.result),
     ("segments", "Segments", section_segments.segments),
     ("curves", "Learning curves", section_curves.learning),
+    ("selection", "Selection of clips", section_selection.selection),
     ("classes", "Gain by class", sections.classes),
     ("confusion", "Confusion", sections.confusion),
     ("calibration", "Calibration", sections.calibration),
@@ -66,6 +67,7 @@ def write_report(run: Path) -> Path:
     templates = environment()
     task = folder.document("results").get("task", "recognition")
     parts = [part for part in PARTS if task in ONLY_FOR.get(part[0], (task,))]
+    parts = [part for part in parts if part[0] != "selection" or "selection" in folder.documents]
     page = templates.get_template("page.html.j2").render(
         run=folder,
         verdict=_verdict(folder),

@@ -15,6 +15,7 @@ STAGES = {
     "results": "evaluate",
     "data": "prepare",
     "audit": "audit",
+    "selection": "evaluate",
     "export": "export",
 }
 CLASSES_A_CHART = 34

@@ -15,6 +15,7 @@ from vidistill.stages.distil import check_methods, distilled_key, student_key, t
 from vidistill.stages.evaluate import describe_data, evaluate_run
 from vidistill.stages.export import export_run
 from vidistill.stages.run import Run, read_json, start, write_json
+from vidistill.stages.selection import describe_selection
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
@@ -79,6 +80,11 @@ def _prepare(run: Run) -> None:
     check_methods(run)
 
 
+def _evaluate(run: Run) -> None:
+    evaluate_run(run)
+    describe_selection(run)
+
+
 def _audit(run: Run) -> None:
     if run.recipe.teachers:
         audit_teachers(run)
@@ -101,7 +107,7 @@ WORK: dict[str, Callable[[Run], Any]] = {
     "teachers": train_teachers,
     "audit": _audit,
     "distil": train_students,
-    "evaluate": evaluate_run,
+    "evaluate": _evaluate,
     "export": _export,
     "report": _report,
 }

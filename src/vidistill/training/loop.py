@@ -35,7 +35,7 @@ from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
 from vidistill.training.checkpoint import load_state, save_state
 from vidistill.training.schedule import build_optimizer, rate_factor, set_rate
-from vidistill.training.survey import survey
+from vidistill.training.survey import survey, write_survey
 
 EDGE = "edge/"
 """Terms that only record how much a teacher teaches: they go to a column of their own in the history."""
@@ -227,7 +227,10 @@ def _survey(training: Training, state: _State, number: int) -> None:
     assert training.teachers is not None
     with _precision(training):
         seen = survey(state.module, training.teachers, training.task, _stream(training, [plan]), training.accelerator)
-    curriculum.learn(number, *seen)
+    curriculum.learn(number, seen.clips, seen.losses, seen.features)
+    learned = curriculum.learned_of()
+    if training.accelerator.is_main_process and learned:
+        write_survey(training.folder / "surveys" / f"{number}.npz", seen, curriculum.clips, learned)
     state.sums.seconds += time.perf_counter() - started
 
 

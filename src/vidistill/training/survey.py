@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +19,26 @@ from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A survey's findings.
+
+    Attributes:
+        clips: store indices (M,), increasing.
+        losses: the sum (M,) of each clip's weighted distillation terms.
+        features: the teachers' embeddings of each clip side by side (M, D), means over its rows.
+        right: part (M,) of each clip's rows that the student gets right.
+    """
+
+    clips: NDArray[np.int64]
+    losses: Tensor
+    features: Tensor
+    right: NDArray[np.float32]
+
+
 def survey(
     module: nn.Module, teachers: Teachers, task: Task, stream: Iterator[Batch], accelerator: Accelerator
-) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+) -> Seen:
     """What is said of the clips of `stream`; the module is left in training mode.
 
     Args:
@@ -28,27 +48,45 @@ def survey(
         stream: this process's batches.
         accelerator: gathers what other processes saw.
 
-    Returns:
-        store indices (M,), increasing; the sum (M,) of each clip's weighted distillation terms; the teachers'
-        embeddings of each clip side by side (M, D), means over its rows.
     """
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     module.eval()
     with torch.no_grad():
         for batch in stream:
             batch = batch.to(accelerator.device)
             taught = teachers(batch)
-            losses, _ = module(batch, taught)
+            losses, right = module(batch, taught)
             losses, clips = task.fold(losses, batch)
             embeddings = [taught[name].embedding.float() for name in teachers.members]
             means = [each.reshape(len(clips), -1, each.shape[1]).mean(1) for each in embeddings]
-            parts.append((clips.cpu().numpy(), transfer_loss(losses).cpu().numpy(), torch.cat(means, 1).cpu().numpy()))
+            known = torch.stack([rows.float().reshape(len(clips), -1).mean(1) for rows in right.values()]).mean(0)
+            columns = (clips, transfer_loss(losses), torch.cat(means, 1), known)
+            parts.append(tuple(column.cpu().numpy() for column in columns))
     module.train()
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
-    clip, value, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+    clip, value, features, rights = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(clip, kind="stable")  # the same whatever the number of processes
-    return clip[order], torch.from_numpy(value[order]), torch.from_numpy(features[order])
+    return Seen(clip[order], torch.from_numpy(value[order]), torch.from_numpy(features[order]), rights[order])
+
+
+def write_survey(path: Path, seen: Seen, clips: NDArray[np.int64], learned: Mapping[str, NDArray[np.generic]]) -> None:
+    """Keep a survey for the report as .npz, beside and renamed.
+
+    Args:
+        path: the file.
+        seen: of `survey`.
+        clips: store indices (N,) of the curriculum.
+        learned: what it learned of them (`Curriculum.learned_of`), in their order.
+    """
+    rows = np.searchsorted(clips, seen.clips)
+    count = np.bincount(rows, minlength=len(clips))
+    total = np.bincount(rows, weights=seen.right, minlength=len(clips))
+    right = np.divide(total, count, out=np.full(len(clips), np.nan), where=count > 0)
+    beside = path.with_suffix(".tmp.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(beside, clips=clips, right=right, **learned)  # type: ignore[arg-type]
+    beside.replace(path)
 
 
 def transfer_loss(losses: Losses) -> Tensor:
