@@ -19,6 +19,13 @@ policies = st.builds(
     colour=st.sampled_from([0.0, 0.3]),
     test_clips=st.integers(1, 4),
 )
+multiscale = st.builds(
+    ViewPolicy,
+    aspect=st.one_of(st.none(), st.floats(0.5, 2.0)),
+    crop=st.just("multiscale"),
+    scales=st.lists(st.floats(0.2, 1.0), min_size=1, max_size=5).map(tuple),
+    places=st.sampled_from([5, 13]),
+)
 
 
 @given(policies, shapes, st.integers(0, 5), st.integers(0, 50))
@@ -30,7 +37,7 @@ def test_a_view_depends_on_seed_clip_and_number_alone(
     assert (first.box, first.flip, first.colour) == (again.box, again.flip, again.colour)
 
 
-@given(policies, shapes, st.integers(0, 50))
+@given(st.one_of(policies, multiscale), shapes, st.integers(0, 50))
 def test_views_stay_within_the_clip_and_the_frame(policy: ViewPolicy, shape: ClipShape, number: int) -> None:
     views = [policy.train(0, "c", number, shape)]
     views += [policy.test("c", n, shape) for n in range(policy.test_views)]
@@ -71,7 +78,21 @@ def test_test_views_are_never_flipped_or_coloured() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"frames": 0}, {"scale": (0.0, 1.0)}, {"flip": 2.0}, {"test_crops": 3}, {"stretch": 0.5}]
+    "options",
+    [
+        {"frames": 0},
+        {"scale": (0.0, 1.0)},
+        {"flip": 2.0},
+        {"test_crops": 3},
+        {"stretch": 0.5},
+        {"short": "loop"},
+        {"short": "loop", "sampling": "dense", "steps": 4},
+        {"crop": "multiscale", "scales": ()},
+        {"crop": "multiscale", "scales": (1.0, 1.5)},
+        {"crop": "multiscale", "stretch": 1.5},
+        {"scales": (1.0, 0.5)},
+        {"places": 5},
+    ],
 )
 def test_impossible_policies_are_refused(options: dict) -> None:
     with pytest.raises(RecipeError, match="views"):
@@ -102,6 +123,52 @@ def test_windows_are_no_place_for_several_test_clips() -> None:
         ViewPolicy(steps=4, test_clips=2)
 
 
-def test_a_policy_without_steps_keeps_its_key() -> None:
-    assert "steps" not in ViewPolicy().key()
+def test_a_policy_without_later_options_keeps_its_key_and_its_views() -> None:
+    known = ["frames", "sampling", "stride", "aspect", "scale", "stretch", "flip", "colour", "test_clips", "test_crops"]
+    assert list(ViewPolicy().key()) == known
     assert ViewPolicy(steps=3).key()["steps"] == 3
+    looped = ViewPolicy(sampling="dense", short="loop", crop="multiscale", places=5).key()
+    assert {name: looped[name] for name in looped if name not in known} == {
+        "short": "loop",
+        "crop": "multiscale",
+        "places": 5,
+    }
+    view = ViewPolicy(frames=4, aspect=1.0).train(0, "clip", 0, ClipShape(40, 25.0, 1.5))
+    np.testing.assert_allclose(view.times * 25, [5, 10, 28, 37])
+    np.testing.assert_allclose(view.box, [0.0504655644, 0.0546024590, 0.6770664611, 0.9570560203], atol=1e-9)
+
+
+@given(st.integers(1, 300), st.integers(0, 30))
+def test_dense_views_at_stride_1_are_the_published_neighbouring_frames(length: int, number: int) -> None:
+    policy, shape = ViewPolicy(frames=64, sampling="dense", stride=1, short="loop"), ClipShape(length, 25.0)
+    train, test = (np.rint(v.times * 25) for v in (policy.train(0, "c", number, shape), policy.test("c", 0, shape)))
+    offset = int((length - 63) / 2) if length >= 64 else 0
+    np.testing.assert_array_equal(test, (offset + np.arange(64)) % length)
+    assert 0 <= train[0] <= max(length - 64, 0)
+    np.testing.assert_array_equal(train, (train[0] + np.arange(64)) % length)
+
+
+def test_drawn_dense_views_begin_at_every_place_where_they_fit() -> None:
+    policy, shape = ViewPolicy(frames=8, sampling="dense", stride=1), ClipShape(12, 10.0)
+    starts = {round(policy.train(0, "c", number, shape).times[0] * 10) for number in range(100)}
+    assert starts == {0, 1, 2, 3, 4}
+
+
+def test_a_short_clip_is_held_or_looped() -> None:
+    shape, options = ClipShape(5, 1.0), {"frames": 8, "sampling": "dense", "stride": 2}
+    assert ViewPolicy(**options).test("c", 0, shape).times.tolist() == [0, 2, 4, 4, 4, 4, 4, 4]
+    assert ViewPolicy(**options, short="loop").test("c", 0, shape).times.tolist() == [0, 2, 4, 1, 3, 0, 2, 4]
+
+
+def test_multiscale_crops_are_neighbouring_scales_at_fixed_places() -> None:
+    scales, frame = (1.0, 0.875, 0.75, 0.66), 320 / 240
+    for places in (5, 13):
+        policy = ViewPolicy(aspect=1.0, crop="multiscale", places=places)
+        boxes = np.array([policy.train(0, "c", number, ClipShape(20, 10.0, frame)).box for number in range(2000)])
+        sides = (boxes[:, 2:] - boxes[:, :2]) * (frame, 1.0)  # parts of the short side
+        kinds = {tuple(np.abs(np.array(scales) - side[:, None]).argmin(1)) for side in sides}
+        assert kinds == {(i, j) for i in range(4) for j in range(4) if abs(i - j) <= 1}
+        assert np.abs(sides[..., None] - scales).min(-1).max() < 1e-9
+        room = 1 - (boxes[:, 2:] - boxes[:, :2])
+        free = (room > 1e-9).all(1)
+        assert len({tuple(place) for place in np.rint(4 * boxes[free, :2] / room[free]).astype(int)}) == places

@@ -27,8 +27,8 @@ CASES = [
     ("graph", {"metric": "kl", "variant": "released", "projection": "linear"}),
     ("sum", SUM),
 ]
-OTHER_ROWS = {"litemkd"}
-"""Methods of other rows than clips, tested by themselves."""
+OTHER_ROWS = {"cvae", "generative", "litemkd"}
+"""Methods of other rows than clips, or with random numbers by place in the batch, tested by themselves."""
 every_method = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
 
 

@@ -6,6 +6,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, KeypointRCNN
@@ -151,6 +152,53 @@ def test_boxes_by_a_tiny_detector(monkeypatch) -> None:
     assert signal.values.shape == (3, 3, 6)
     strict = BoxEstimator(estimator.network, least_score=1.1)
     assert not strict(FRAMES).any()
+
+
+@pytest.mark.parametrize(
+    ("detector", "suffix"),
+    [("fasterrcnn_mobilenet_v3_large_320_fpn", "pth"), ("ssdlite320_mobilenet_v3_large", "safetensors")],
+)
+def test_any_detector_of_torchvision_gives_objects_and_hands_from_a_weights_file(detector, suffix, tmp_path) -> None:
+    network = get_model(detector, weights=None, weights_backbone=None, num_classes=4)
+    file = tmp_path / f"detector.{suffix}"
+    save_file(network.state_dict(), file) if suffix == "safetensors" else torch.save(network.state_dict(), file)
+    options = BoxesSource(
+        detector=detector, classes=4, weights=str(file), count=40, least_score=0.0, category=(1, 3), hands=(3,)
+    )
+    signal = Boxes.derive(Signal(FRAMES[:1], 30.0), options)
+    there = signal.values[..., 4] > 0
+    assert there.any() and set(signal.values[there][:, 5]) <= {1.0, 2.0}
+    assert detector in options.provenance()["tool"] and "weights_digest" in options.provenance()["options"]
+    estimators.torchvision_network.cache_clear()
+
+
+def test_categories_that_are_kept_become_objects_and_hands() -> None:
+    class Four(nn.Module):
+        score_thresh = 0.5
+
+        def forward(self, images):
+            boxes = torch.tensor([0.0, 0, 14, 10]).repeat(4, 1)
+            found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8, 0.7, 0.6]), "labels": torch.tensor([3, 2, 1, 3])}
+            return [found for _ in images]
+
+    def classes(**options) -> list[float]:
+        return BoxEstimator(Four(), count=4, **options)(FRAMES)[0, :, 5].tolist()
+
+    assert classes(category=None) == [3, 2, 1, 3]
+    assert classes(category=[3, 1]) == [3, 1, 3, 0]
+    assert classes(category=3) == [3, 3, 0, 0]
+    assert classes(category=None, hands=[3]) == [2, 1, 1, 2]
+    assert classes(category=None, hands=[]) == [1, 1, 1, 1]
+    network = Four()
+    BoxEstimator(network, least_score=0.25)(FRAMES)
+    assert network.score_thresh == 0.25, "detectors of one stage spend no time on scores below it either"
+
+
+def test_an_unknown_detector_and_classes_of_named_weights_are_refused() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'fasterrcnn_resnet50_fpn'"):
+        Boxes.derive(Signal(FRAMES, 30.0), BoxesSource(detector="fasterrcnn_resnet50_fpm"))
+    with pytest.raises(ModelError, match="Leave classes out"):
+        Boxes.derive(Signal(FRAMES, 30.0), BoxesSource(classes=3))
 
 
 def test_weights_come_from_files_and_must_fit(tmp_path) -> None:

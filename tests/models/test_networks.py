@@ -25,7 +25,8 @@ QUICK = (
     "stacked_resnet18",
     "temporal_conv",
 )
-ELSEWHERE = ("detector", "frame_embedder", "sequence_embedder")  # over other inputs; tested in files of their own
+# Over other inputs, or with other outputs; tested in files of their own.
+ELSEWHERE = ("anchor_detector", "attended", "detector", "frame_embedder", "sequence_embedder", "stlt")
 BIG = tuple(name for name in NETWORKS.names() if name not in (*QUICK, *ELSEWHERE))
 
 

@@ -1,4 +1,4 @@
-"""Methods with phases: an epoch goes over its clips once in each, and what a teacher learned beside its labels is kept."""
+"""Methods with phases: an epoch goes over its clips once in each; what a teacher learned beside its labels is kept."""
 
 from __future__ import annotations
 

@@ -80,6 +80,47 @@ def prepare(recipe: RecipePath = None, overrides: Overrides = None, data: DataFo
 
 
 @app.command()
+def pack(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    to: Annotated[Path, typer.Option("--output", help="The folder to write <modality>.hdf5 into.")] = Path("packed"),
+    modality: Annotated[list[str] | None, typer.Option(help="rgb, flow, audio; may be repeated. Default: all.")] = None,
+    by: Annotated[str, typer.Option(help="clip: /<clip>; recording: /<recording>/<clip>, whole sound.")] = "clip",
+    short_side: Annotated[int, typer.Option(min=16, help="Pixels; smaller videos stay as they are.")] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = 95,
+    lossless: Annotated[bool, typer.Option("--lossless", help="PNG instead of JPEG.")] = False,
+    flow_bound: Annotated[float, typer.Option(help="Pixels a frame that become the darkest or lightest grey.")] = 20.0,
+    sound_rate: Annotated[int, typer.Option(min=1, help="Samples a second.")] = 24000,
+    verify: Annotated[bool, typer.Option("--verify", help="Write nothing; check what was packed.")] = False,
+) -> None:
+    """Write clips as the HDF5 files of published code: encoded frames, flow with u and v in turn, raw sound.
+
+    What is packed already is kept; an interrupted packing goes on where it stopped. Beside the files lies a
+    manifest.csv over them. Of a recipe, `data` and `prepare` are used.
+
+    Examples:
+    vidistill pack --data clips/ --output packed/
+
+    vidistill pack recipe.yaml --output epic/ --by recording prepare.sources.flow.algorithm=tvl1 prepare.workers=8
+
+    vidistill pack --output packed/ --verify
+    """
+    from vidistill.cli.packing import describe, pack_recipe, verify_folder
+    from vidistill.data.hdf5_write import PACKED, PackOptions
+
+    if verify:
+        output.print(verify_folder(to), markup=False, soft_wrap=True)
+        return
+    options = PackOptions(quality=quality, lossless=lossless, flow_bound=flow_bound)
+    chosen = choose_recipe(recipe, overrides, data)
+    packed = pack_recipe(
+        chosen, to, modality or list(PACKED), options, by=by, short_side=short_side, sound_rate=sound_rate
+    )
+    output.print(describe(packed), markup=False, soft_wrap=True)
+
+
+@app.command()
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     model: Annotated[Path, typer.Option(help="An exported student (.onnx).")],

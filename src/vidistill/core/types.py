@@ -96,7 +96,8 @@ class View:
     """One look at a clip, shared by all its modalities.
 
     `times` are seconds from the clip's start, one for each frame of the view, increasing. `box` is the crop as
-    fractions (x0, y0, x1, y1) of the uncropped frame; the flip is applied after the crop.
+    fractions (x0, y0, x1, y1) of the uncropped frame; the flip is applied after the crop. `seed` is that of training
+    views, for what a modality draws by itself (masks of spectrograms); None in testing.
     """
 
     clip: str
@@ -105,6 +106,7 @@ class View:
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     flip: bool = False
     colour: Colour | None = None
+    seed: int | None = None
 
     def times_for(self, count: int | None) -> NDArray[np.float64]:
         """The view's time span sampled `count` times: the frame times themselves where `count` is theirs or None."""

@@ -20,10 +20,14 @@ from PIL import Image, ImageOps
 
 from vidistill.core.errors import DecodeError
 from vidistill.core.registry import nearest
+from vidistill.data.frame_series import still_names
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_RATE = 30.0
 """Frames a second of sources that have no clock of their own (image folders, arrays)."""
+
+MANY = 1000
+"""Names of an HDF5 file that are searched for a misspelt one."""
 
 Frames = NDArray[Any]
 
@@ -153,12 +157,12 @@ def _stack(images: list[NDArray[Any]], where: object) -> Frames:
 
 
 class ImageFolder(FrameSource):
-    """A folder with one image a frame, in natural order of their names."""
+    """A folder with one image a frame, in natural order of their names; flow that lies beside them is passed over."""
 
     def __init__(self, path: Path, rate: float | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(path, limits)
-        inside = (file for file in path.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith("."))
-        self.files = sorted(inside, key=lambda file: natural_key(file.name))
+        inside = (f.name for f in path.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith("."))
+        self.files = [path / name for name in sorted(still_names(inside), key=natural_key)]
         if not self.files:
             raise DecodeError("the folder holds no images", where=str(path), todo=f"Known: {', '.join(IMAGES)}")
         self._clock(len(self.files), rate)
@@ -246,8 +250,9 @@ class Hdf5Frames(FrameSource):
                 self._file = h5py.File(self.path, "r")
             found = self._file.get(self.key)
             if not isinstance(found, h5py.Dataset):
-                known = list(self._file)
-                raise DecodeError(f"holds no dataset {self.key!r}", where=str(self.path), todo=nearest(self.key, known))
+                # Published files hold 200,000 names: a nearest one is sought among few, or a partial set takes hours.
+                todo = nearest(self.key, list(self._file)) if len(self._file) <= MANY else None
+                raise DecodeError(f"holds no dataset {self.key!r}", where=str(self.path), todo=todo)
         except (OSError, KeyError, RuntimeError) as error:
             raise DecodeError(f"not a readable HDF5 file ({error})", where=str(self.path)) from None
         return found

@@ -36,7 +36,7 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 COLUMNS = ("id", "split", "start", "end", "fps", "frames", "group", "checksum")
 LABEL, PATH, SEGMENTS = "label:", "path:", "segments:"
-CONTAINER = re.compile(r"^(?P<path>.+?\.(?:npz|hdf5|h5))#(?P<key>.+)$", re.IGNORECASE | re.DOTALL)
+CONTAINER = re.compile(r"^(?P<path>.+?\.(?:npz|hdf5|h5|json))#(?P<key>.+)$", re.IGNORECASE | re.DOTALL)
 Number = TypeVar("Number", int, float)
 
 
@@ -107,7 +107,7 @@ def annotation(clip: Clip) -> list[object]:
 def resolve(root: Path, relative: str) -> tuple[Path, str | None]:
     """The file that a source names, and the key inside it where the source is `container#key`.
 
-    Only `.npz`, `.hdf5` and `.h5` files have keys; elsewhere a `#` belongs to the file's name.
+    Only `.npz`, `.hdf5`, `.h5` and `.json` files have keys; elsewhere a `#` belongs to the file's name.
 
     Raises:
         DataError: the path is absolute or leaves `root`.

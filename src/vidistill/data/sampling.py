@@ -63,9 +63,13 @@ def dense_indices(
     clips: int = 1,
     *,
     generator: np.random.Generator | None = None,
+    short: Literal["clamp", "loop"] = "clamp",
     variant: Literal["default", "released"] = "default",
 ) -> Indices:
     """`frames` frames at `stride` from each of `clips` places.
+
+    At stride 1 these are the neighbouring frames of two-stream networks (arXiv 2312.08644): of n frames, the first is
+    drawn from [0, n - frames], and is int((n - frames + 1) / 2) in testing.
 
     Args:
         length: frames in the source, 1 or more.
@@ -73,11 +77,13 @@ def dense_indices(
         stride: source frames from one to the next.
         clips: views, spread over the source.
         generator: draws each place within its share of the source; None: evenly spread places.
+        short: what a source gives that ends before a view does: "clamp" repeats the view's last valid frame, "loop"
+            plays the source again from its start.
         variant: where drawn views hardly fit, "released" reproduces the published rounding, which may start a view one
             frame after the last place where it fits (at stride 1 it then repeats a frame). Otherwise the same.
 
     Returns:
-        (clips, frames), not decreasing, in [0, length). A source that ends early repeats the view's last valid frame.
+        (clips, frames) in [0, length); not decreasing, unless looped.
 
     Raises:
         DataError: a number below 1.
@@ -88,6 +94,8 @@ def dense_indices(
     if variant == "default":
         offsets = np.minimum(offsets, max(free - 1, 0))
     indices = offsets[:, None] + stride * np.arange(frames)[None, :]  # (clips, frames)
+    if short == "loop":
+        return np.asarray(indices % length, dtype=np.int64)
     last = offsets + (length - 1 - offsets) // stride * stride
     return np.asarray(np.minimum(indices, last[:, None]), dtype=np.int64)
 

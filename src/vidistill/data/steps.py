@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,3 +68,19 @@ def step_labels(
         covered = overlap[np.arange(len(spans)), best] > ratio * lengths
         labels = np.where(covered, np.array([numbers[s.label] for s in segments])[best], 0)
     return np.where(lengths > 1e-9, labels, UNKNOWN).astype(np.int64)
+
+
+def sliding_windows(steps: Iterator[torch.Tensor], starts: list[int], size: int) -> Iterator[NDArray[np.float32]]:
+    """Windows (size, *shape of one step) that begin at `starts`, increasing; steps behind the next window are let go.
+
+    Where the steps end inside a window the last one is repeated.
+    """
+    kept: dict[int, NDArray[np.float32]] = {}
+    known = 0
+    for start in starts:
+        while known < start + size:
+            step = next(steps, None)
+            kept[known] = kept[known - 1] if step is None else step.numpy()
+            known += 1
+        yield np.stack([kept[place] for place in range(start, start + size)])
+        kept = {place: step for place, step in kept.items() if place > start}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from vidistill.data.steps import sliding_windows
 from vidistill.data.views import ClipShape
 from vidistill.deploy.inputs import Extent, InputPipeline
 from vidistill.deploy.session import run_session, written_beside
@@ -59,22 +58,6 @@ def write_files(result: dict[str, Any], path: Path) -> list[Path]:
     write_detections(detections, files[1])
     write_subtitles(detections, files[2])
     return files
-
-
-def sliding_windows(steps: Iterator[torch.Tensor], starts: list[int], size: int) -> Iterator[NDArray[np.float32]]:
-    """Windows (size, *shape of one step) that begin at `starts`, increasing; steps behind the next window are let go.
-
-    Where the steps end inside a window the last one is repeated.
-    """
-    kept: dict[int, NDArray[np.float32]] = {}
-    known = 0
-    for start in starts:
-        while known < start + size:
-            step = next(steps, None)
-            kept[known] = kept[known - 1] if step is None else step.numpy()
-            known += 1
-        yield np.stack([kept[place] for place in range(start, start + size)])
-        kept = {place: step for place, step in kept.items() if place > start}
 
 
 def segments(

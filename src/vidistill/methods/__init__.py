@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidistill.methods import combined, crosskd, ctkd, dist, dkd, feature_mse, graph, kd, litemkd, rkd
+from vidistill.methods import combined, crosskd, ctkd, cvae, dist, dkd, feature_mse, generative, graph, kd, litemkd, rkd
 from vidistill.methods.base import METHODS, Method, MethodContext, build_method
 
 __all__ = [
@@ -13,9 +13,11 @@ __all__ = [
     "combined",
     "crosskd",
     "ctkd",
+    "cvae",
     "dist",
     "dkd",
     "feature_mse",
+    "generative",
     "graph",
     "kd",
     "litemkd",

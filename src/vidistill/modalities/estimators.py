@@ -8,6 +8,7 @@ also be given its network, which is how tests run without any download.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vidistill.core.errors import CheckpointError, MissingExtra, ModelError, RecipeError
+from vidistill.core.registry import nearest
+from vidistill.modalities.layout import HAND, OBJECT
 from vidistill.modalities.rgb import MEAN, STD
 
 FILES = (".pth", ".pt", ".safetensors")
@@ -158,25 +161,51 @@ class PoseEstimator(Estimator):
 
 
 class BoxEstimator(Estimator):
-    """Boxes (T, count, 6): x1, y1, x2, y2 as fractions, score, COCO class; best scores first, then zeros."""
+    """Boxes (T, count, 6): x1, y1, x2, y2 as fractions, score, class; best scores first, then zeros.
 
-    tool = "torchvision.models.detection.fasterrcnn_resnet50_fpn"
+    Args:
+        network: any detector of torchvision's interface.
+        count: boxes kept a frame.
+        least_score: detections below it are dropped.
+        category: class, or classes, that are kept (None: all).
+        hands: classes that are hands; the class is then 1 object, 2 hand instead of the detector's own number.
+    """
+
+    tool = "torchvision.models.detection"
 
     @classmethod
-    def from_weights(cls, weights: str = "DEFAULT", **options: Any) -> BoxEstimator:
-        """Faster R-CNN with torchvision's weights by name, or those of a file; options of the constructor."""
-        return cls(torchvision_network("fasterrcnn_resnet50_fpn", weights), weights=weights, **options)
+    def from_weights(
+        cls,
+        weights: str = "DEFAULT",
+        network: str = "fasterrcnn_resnet50_fpn",
+        classes: int | None = None,
+        **options: Any,
+    ) -> BoxEstimator:
+        """A detector with torchvision's weights by name, or those of a file; options of the constructor.
+
+        Raises:
+            RecipeError: no such detector.
+            ModelError, CheckpointError: see `torchvision_network`.
+        """
+        if network not in detectors():
+            raise RecipeError(f"unknown detector {network!r}", where="boxes", todo=nearest(network, detectors()))
+        built = torchvision_network(network, weights, classes)
+        return cls(built, detector=network, classes=classes, weights=weights, **options)
 
     def __init__(
         self,
         network: nn.Module,
         count: int = 4,
         least_score: float = 0.3,
-        category: int | None = 1,
+        category: int | Sequence[int] | None = 1,
+        hands: Sequence[int] | None = None,
         **parameters: Any,
     ) -> None:
-        super().__init__(network, count=count, least_score=least_score, category=category, **parameters)
-        self.count, self.least_score, self.category = count, least_score, category
+        super().__init__(network, count=count, least_score=least_score, category=category, hands=hands, **parameters)
+        self.count, self.least_score = count, least_score
+        kept = [category] if isinstance(category, int) else category
+        self.category = None if kept is None else torch.tensor(list(kept), dtype=torch.int64)
+        self.hands = None if hands is None else torch.tensor(list(hands), dtype=torch.int64)
 
     def estimate(self, frames: torch.Tensor) -> NDArray[np.float32]:
         """Estimates of frames (T, 3, H, W) in [0, 1]."""
@@ -186,10 +215,12 @@ class BoxEstimator(Estimator):
         for index, found in enumerate(detections(self.network, frames, self.batch, self.least_score)):
             keep = found["scores"] >= self.least_score
             if self.category is not None:
-                keep &= found["labels"] == self.category
+                keep &= torch.isin(found["labels"], self.category)
             best = found["scores"].masked_fill(~keep, -1.0).argsort(descending=True, stable=True)
             best = best[: min(self.count, int(keep.sum()))]
-            columns = (found["boxes"][best] / extent, found["scores"][best, None], found["labels"][best, None].float())
+            labels = found["labels"][best, None]
+            labels = labels if self.hands is None else torch.where(torch.isin(labels, self.hands), HAND, OBJECT)
+            columns = (found["boxes"][best] / extent, found["scores"][best, None], labels.float())
             boxes[index, : len(best)] = torch.cat(columns, 1).numpy()
         return boxes
 
@@ -198,8 +229,8 @@ def detections(
     network: nn.Module, frames: torch.Tensor, batch: int, least_score: float
 ) -> list[dict[str, torch.Tensor]]:
     """What a torchvision detector finds in each frame (T, 3, H, W); it spends no time on scores below `least_score`."""
-    heads: Any = getattr(network, "roi_heads", None)
-    if heads is not None:
+    heads: Any = getattr(network, "roi_heads", network)  # detectors of one stage have no heads of their own
+    if hasattr(heads, "score_thresh"):
         heads.score_thresh = least_score
     return [found for part in torch.split(frames, batch) for found in network(list(part))]
 
@@ -240,8 +271,10 @@ def depth_network(weights: str) -> nn.Module:
 
 
 @lru_cache(maxsize=4)
-def torchvision_network(name: str, weights: str) -> nn.Module:
+def torchvision_network(name: str, weights: str, classes: int | None = None) -> nn.Module:
     """A torchvision network with weights by name (fetched into torch's hub cache) or from a local file.
+
+    `classes` is the number of classes of a file's network, where it is not that of torchvision's own weights.
 
     Raises:
         ModelError: unknown weights, no such file, or no network to fetch them.
@@ -250,9 +283,12 @@ def torchvision_network(name: str, weights: str) -> nn.Module:
     from torchvision.models import get_model, get_model_weights
 
     if weights.endswith(FILES):
-        network: nn.Module = get_model(name, weights=None, **_no_backbone(name))
+        options = {} if classes is None else {"num_classes": classes}
+        network: nn.Module = get_model(name, weights=None, **_no_backbone(name), **options)
         load_file(network, Path(weights))
         return network
+    if classes is not None:
+        raise ModelError("torchvision's weights have their own classes", todo="Leave classes out, or name a file.")
     known = {entry.name: entry for entry in get_model_weights(name)}
     entry = get_model_weights(name).DEFAULT if weights == "DEFAULT" else known.get(weights)
     if entry is None:
@@ -272,7 +308,15 @@ def torchvision_network(name: str, weights: str) -> nn.Module:
 
 def _no_backbone(name: str) -> dict[str, Any]:
     """Detectors would fetch ImageNet weights for their backbone, only to overwrite them."""
-    return {"weights_backbone": None} if "rcnn" in name else {}
+    return {"weights_backbone": None} if name in detectors() else {}
+
+
+def detectors() -> list[str]:
+    """Names of torchvision's detection networks."""
+    from torchvision.models import detection, list_models
+
+    names: list[str] = list_models(module=detection)
+    return names
 
 
 def load_file(network: nn.Module, path: Path) -> None:

@@ -26,6 +26,8 @@ from vidistill.modalities.base import (
     pair,
     select,
 )
+from vidistill.modalities.flow_pairs import read_pairs
+from vidistill.modalities.frame_folders import read_flow_folder
 from vidistill.modalities.rgb import read_frames, shrink
 
 PRESETS = {
@@ -113,14 +115,21 @@ class Flow(Encoding):
 
     @classmethod
     def load(cls, path: Path, key: str | None, clip: Clip, options: FlowSource) -> Signal:
-        """Flow of the clip's own, float16 (T, H, W, 2): arrays in pixels, or 8-bit images (u, v first)."""
-        signal = read_frames(path, key, clip, None, rate=options.rate)
+        """Flow of the clip's own, float16 (T, H, W, 2): arrays in pixels, or 8-bit images (u, v first).
+
+        Folders may hold u and v as `flow_x_*` and `flow_y_*`, beside frames or alone. Grey images of an HDF5 file are
+        u and v in turn, as published; levels that the file states go before options.
+        """
+        pairs = read_flow_folder(path, clip, options.rate) or read_pairs(path, key, clip, options.rate)
+        signal = read_frames(path, key, clip, None, rate=options.rate) if pairs is None else pairs[0]
+        stated = {} if pairs is None else pairs[1]
         values = signal.values
         if values.ndim != 4 or values.shape[-1] < 2:
             raise DataError(f"flow (T, H, W, 2) is expected, not {values.shape}", where=str(path))
         flow = np.asarray(values[..., :2], np.float32)
         if values.dtype == np.uint8:
-            flow = (flow - options.zero) * options.pixels_per_level
+            zero, scale = stated.get("zero", options.zero), stated.get("pixels_per_level", options.pixels_per_level)
+            flow = (flow - zero) * scale
         return replace(signal, values=resize_flow(flow, options.short_side).astype(np.float16))
 
     @classmethod

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from vidistill.core.errors import DataError
+from vidistill.core.types import Clip, Signal
 from vidistill.data.containers import IMAGES
+from vidistill.data.frame_series import flow_pairs, still_names
+from vidistill.modalities.base import make_signal, within
 
 SHOWN = 5
 
@@ -38,13 +41,43 @@ def missing_numbers(names: Iterable[str]) -> list[int]:
     ]
 
 
+def _images(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
+
+
 def check_series(folder: Path) -> None:
-    """Refuse a folder whose numbered images leave numbers out.
+    """Refuse a folder whose numbered images leave numbers out; flow that lies beside frames is passed over.
 
     Raises:
         DataError: naming the first numbers that are missing.
     """
-    names = [file.name for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
+    _check_names(folder, still_names(_images(folder)))
+
+
+def read_flow_folder(path: Path, clip: Clip, rate: float | None) -> tuple[Signal, dict[str, float]] | None:
+    """A clip's flow of a folder of `flow_x_*` and `flow_y_*` images, as levels, uint8 (T, H, W, 2).
+
+    Returns:
+        The flow, and nothing that the folder says of its levels; None where the path is no folder of such images.
+
+    Raises:
+        DataError: an image has no partner, numbers are left out, or nothing lies within the clip's seconds.
+        DecodeError: an image cannot be read.
+    """
+    pairs = flow_pairs(_images(path), str(path)) if path.is_dir() else []
+    if not pairs:
+        return None
+    from vidistill.data.flow_folder import FlowFolder  # needed at prepare time only
+
+    _check_names(path, [x for x, _ in pairs])
+    with FlowFolder(path, rate or clip.fps) as source:
+        inside = within(source.times, source.rate, clip)
+        if not len(inside):
+            raise DataError(f"no flow between {clip.start} and {clip.end} s", where=str(path))
+        return make_signal(source.read(inside), source.times[inside] - clip.start, source.rate), {}
+
+
+def _check_names(folder: Path, names: list[str]) -> None:
     missing = missing_numbers(names)
     if missing:
         shown = ", ".join(map(str, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")

@@ -11,19 +11,28 @@ from typing import Any
 
 from vidistill.core.registry import check_options
 from vidistill.models import (  # noqa: F401
+    anchor_detector,
+    attended,
     compact3d,
     detector,
     frame_embedder,
     fusion_network,
     graph_conv,
     image_trunks,
+    inception3d,
     plain_gru,
+    published_afsd,
     published_fewshot,
+    published_generative,
+    published_layout,
+    published_resnet3d,
     published_video,
+    resnet3d,
     sequence,
     sequence_embedder,
     slowfast,
     stacked_frames,
+    stlt,
     tpn,
     video_trunks,
 )

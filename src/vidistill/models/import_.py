@@ -19,6 +19,9 @@ KeyMap = Mapping[str, str | None] | Callable[[str], str | None]
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile put before every key."""
 
+HEAD = "head."
+"""First part of the keys of a network's classifiers."""
+
 NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Entries under which training scripts keep the weights, beside optimizers and epochs."""
 
@@ -42,7 +45,7 @@ def strip(key: str) -> str:
 
 
 def rename(state: Mapping[str, Tensor], key_map: KeyMap, where: str | None = None) -> dict[str, Tensor]:
-    """`state` under our names.
+    """`state` under our names; classifiers that were published as convolutions become matrices.
 
     Raises:
         CheckpointError: keys the map does not know, or two keys with one new name.
@@ -57,8 +60,13 @@ def rename(state: Mapping[str, Tensor], key_map: KeyMap, where: str | None = Non
             continue
         if new in renamed:
             raise CheckpointError(f"two keys map to {new!r}, the second is {key!r}", where=where)
-        renamed[new] = value
+        renamed[new] = _as_matrix(value) if new.startswith(HEAD) else value
     return renamed
+
+
+def _as_matrix(classifier: Tensor) -> Tensor:
+    """A classifier (O, I) that was published as a convolution of one sample of clips, (O, I, 1, 1, 1)."""
+    return classifier.flatten(1) if classifier.shape[2:] == (1, 1, 1) else classifier
 
 
 def prefix_map(prefixes: Mapping[str, str | None]) -> Callable[[str], str | None]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vidistill.core.errors import CheckpointError
 
 SHOWN = 3
+COUNTER = ".num_batches_tracked"
 
 
 def save_weights(network: nn.Module, path: Path | str) -> None:
@@ -59,8 +60,11 @@ def load_weights(network: nn.Module, path: Path | str) -> None:
 
 
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What of `given` does not fit `expected`, in words; empty where all keys and shapes fit."""
-    missing = [key for key in expected if key not in given]
+    """What of `given` does not fit `expected`, in words; empty where all keys and shapes fit.
+
+    Batch normalisation's counter of batches may be missing: files from before PyTorch 0.4.1 have none.
+    """
+    missing = [key for key in expected if key not in given and not key.endswith(COUNTER)]
     unexpected = [key for key in given if key not in expected]
     misshapen = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from vidistill.tasks.anchor_detection import AnchorDetection
 from vidistill.tasks.base import TASKS, Predictions, Task
 from vidistill.tasks.detection import Detection
 from vidistill.tasks.fewshot import FewShot
 from vidistill.tasks.metrics import Interval, paired_difference
 from vidistill.tasks.recognition import Recognition
 
-__all__ = ["TASKS", "Detection", "FewShot", "Interval", "Predictions", "Recognition", "Task", "paired_difference"]
+__all__ = [
+    "TASKS",
+    "AnchorDetection",
+    "Detection",
+    "FewShot",
+    "Interval",
+    "Predictions",
+    "Recognition",
+    "Task",
+    "paired_difference",
+]

@@ -162,13 +162,7 @@ class Detection:
 
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64]:
         """The annotated segments (M, 4) of clips: clip, start, end, class number from 1."""
-        numbers = {name: number for number, name in enumerate(store.classes[self.head], start=1)}
-        rows = [
-            (clip, segment.start, segment.end, numbers[segment.label])
-            for clip in clips.tolist()
-            for segment in store.clips[clip].segments.get(self.head, ())
-        ]
-        return np.array(rows, np.float64).reshape(-1, 4)
+        return segment_truth(store, clips, self.head)
 
     def detect(self, predictions: Predictions) -> Detections:
         """Scored segments of all clips, from the probabilities of their steps."""
@@ -185,17 +179,45 @@ class Detection:
         Under the head's name: "map", "map@<tIoU>" and the PKU-MMD protocol's "pku_map_action", "pku_map_video" (see
         `detection_statistics`); "top1", "ece", "nll", … of steps, background included.
         """
-        if predictions.truth is None:
-            raise DataError("predictions have no annotated segments", where="detection")
-        clips, unit = np.unique(predictions.clip, return_inverse=True)
-        clip, start, end, label = predictions.truth.T
-        truth = Segments(clip.astype(np.int64), start, end, label.astype(np.int64))
-        classes = np.arange(1, self.classes[self.head])
-        found = detection_statistics(truth, self.detect(predictions), clips, self.tious, classes=classes)
-        steps = Recognition(self.classes).statistics_of(predictions.logits, predictions.labels)
-        return {f"{self.head}/{name}": value for name, value in found.items()} | {
-            name: _spread(value, unit) for name, value in steps.items()
-        }
+        return segment_statistics(predictions, self.detect(predictions), self.classes, self.head, self.tious)
+
+
+def segment_truth(store: ClipStore, clips: NDArray[np.int64], head: str) -> NDArray[np.float64]:
+    """The annotated segments (M, 4) of clips: clip, start, end, class number from 1."""
+    numbers = {name: number for number, name in enumerate(store.classes[head], start=1)}
+    rows = [
+        (clip, segment.start, segment.end, numbers[segment.label])
+        for clip in clips.tolist()
+        for segment in store.clips[clip].segments.get(head, ())
+    ]
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def segment_statistics(
+    predictions: Predictions, found: Detections, classes: dict[str, int], head: str, tious: Sequence[float]
+) -> dict[str, Statistic]:
+    """Metrics of detected segments, and of the rows they were made of, as functions of how often each clip counts.
+
+    Args:
+        predictions: rows with their labels, and the annotated segments.
+        found: detected segments, of the clips' store indices.
+        classes: number of classes by head, background included.
+        head: the one head.
+        tious: temporal IoUs.
+
+    Raises:
+        DataError: predictions without annotated segments.
+    """
+    if predictions.truth is None:
+        raise DataError("predictions have no annotated segments", where="detection")
+    clips, unit = np.unique(predictions.clip, return_inverse=True)
+    clip, start, end, label = predictions.truth.T
+    truth = Segments(clip.astype(np.int64), start, end, label.astype(np.int64))
+    by_name = detection_statistics(truth, found, clips, tious, classes=np.arange(1, classes[head]))
+    rows = Recognition(classes).statistics_of(predictions.logits, predictions.labels)
+    return {f"{head}/{name}": value for name, value in by_name.items()} | {
+        name: _spread(value, unit) for name, value in rows.items()
+    }
 
 
 def _spread(statistic: Statistic, unit: NDArray[np.int64]) -> Statistic:

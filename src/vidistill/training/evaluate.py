@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +19,15 @@ from torch import Tensor, nn
 from vidistill.core.progress import Counter
 from vidistill.core.types import Batch, Outputs
 from vidistill.data.batches import ViewDataset, clip_shape, fixed_batches, loader, view_counts
+from vidistill.data.steps import sliding_windows
+from vidistill.data.store import ClipStore
+from vidistill.data.views import ViewPolicy
 from vidistill.tasks.base import Predictions
 from vidistill.tasks.segments import average_windows, window_starts
 
 Arrays = dict[str, NDArray[Any]]
+WINDOWS = 8
+"""Windows that a network sees at once."""
 
 
 class StepNetwork(Protocol):
@@ -30,6 +38,16 @@ class StepNetwork(Protocol):
 
     def contextualise(self, embeddings: Tensor) -> Outputs:
         """Logits (B, S, classes) of windows of embeddings (B, S, E)."""
+
+
+class WindowTask(Protocol):
+    """A task whose rows are what a network proposes for a whole window."""
+
+    def decode(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """Logits (B, A, classes) and bounds (B, A, 2) as parts of the window."""
+
+    def window_labels(self, store: ClipStore, policy: ViewPolicy, index: int) -> NDArray[np.int64]:
+        """Labels of all rows of a clip's windows, in order."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,7 @@ def evaluate(
     input_name: str,
     accelerator: Accelerator,
     *,
+    windows: WindowTask | None = None,
     batch_size: int = 32,
     workers: int = 0,
     counter: Counter | None = None,
@@ -56,8 +75,8 @@ def evaluate(
     """Predictions for the clips `indices` that have the network's input; the network is left in its former mode.
 
     Trimmed clips: logits averaged over test views. Untrimmed ones: a row a time step; each step is encoded once, and
-    logits are averaged over the overlapping windows that show it. Clips without the input are left out: their absence
-    shows in `clip`.
+    logits are averaged over the overlapping windows that show it; or, with a task of `windows`, a row for everything
+    that half-overlapping windows propose. Clips without the input are left out: their absence shows in `clip`.
     """
     policy = dataset.policy
     have = np.array([i for i in indices if dataset.has(int(i), input_name)], dtype=np.int64)
@@ -68,7 +87,7 @@ def evaluate(
     network.eval()
     with torch.inference_mode():
         stream = _counted(loader(dataset, batches, workers), counter)
-        work = _views if policy.steps == 1 else _steps
+        work = _views if policy.steps == 1 else _steps if windows is None else partial(_windows, windows)
         parts = list(work(network, stream, dataset, input_name, accelerator))
     network.train(was_training)
     if accelerator.num_processes > 1:
@@ -140,6 +159,42 @@ def _steps(
         bounds[-1] = max(bounds[-1], shape.frames / shape.rate)
         rows_of = {head: np.concatenate(list(value))[:count] for head, value in labels.items()}
         yield _Part(clip, logits, rows_of, np.stack([bounds[:-1], bounds[1:]], 1))
+
+
+def _windows(
+    task: Any,
+    network: Any,
+    stream: Iterator[Batch],
+    dataset: ViewDataset,
+    input_name: str,
+    accelerator: Accelerator,
+) -> Iterator[_Part]:
+    """Untrimmed clips: the rows of windows that lie half a window apart; a few windows are held at a time."""
+    policy = dataset.policy
+
+    def steps() -> Iterator[tuple[int, Tensor]]:
+        for batch in stream:
+            for clip, window in zip(batch.clip.tolist(), batch.inputs[input_name], strict=True):
+                yield from ((clip, step) for step in window)
+
+    for clip, group in groupby(steps(), key=itemgetter(0)):
+        shape = clip_shape(dataset.store, clip)
+        count, size = policy.steps_of(shape), policy.steps
+        starts = window_starts(max(count, size), size, max(1, size // 2))
+        seconds = policy.step_frames / shape.rate
+        logits, spans = [], []
+        windows = sliding_windows((step for _, step in islice(group, count)), starts.tolist(), size)
+        for first in range(0, len(starts), WINDOWS):
+            begins = starts[first : first + WINDOWS]
+            inputs = torch.from_numpy(np.stack(list(islice(windows, len(begins))))).to(accelerator.device)
+            values, bounds = task.decode(network(inputs))
+            logits.append(values.float().cpu().numpy())
+            spans.append((begins[:, None, None, None] + size * bounds.double().cpu().numpy()) * seconds)
+        rows = np.concatenate(logits)
+        head = next(iter(network.classes))
+        labels = {head: task.window_labels(dataset.store, policy, clip)}
+        until = np.minimum(np.concatenate(spans).reshape(-1, 2), shape.frames / shape.rate)
+        yield _Part(clip, {head: rows.reshape(-1, rows.shape[-1])}, labels, until)
 
 
 def in_context(network: StepNetwork, embeddings: Tensor, steps: int) -> Arrays:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from vidistill.data.formats import (
+    charades,
+    egtea,
+    epic_kitchens,
     fewshot_lists,
     fir_room,
     folder,
@@ -12,6 +15,8 @@ from vidistill.data.formats import (
     manifest_csv,
     ntu_rgbd,
     pku_mmd,
+    something_something,
+    thumos14,
     ucf101,
     utd_mhad,
 )
@@ -19,6 +24,9 @@ from vidistill.data.formats.base import FORMATS
 
 __all__ = [
     "FORMATS",
+    "charades",
+    "egtea",
+    "epic_kitchens",
     "fewshot_lists",
     "fir_room",
     "folder",
@@ -28,6 +36,8 @@ __all__ = [
     "manifest_csv",
     "ntu_rgbd",
     "pku_mmd",
+    "something_something",
+    "thumos14",
     "ucf101",
     "utd_mhad",
 ]

@@ -1,7 +1,9 @@
 """Folders of numbered frames with lists of three columns, as SAKD (ACM MM 2025, arXiv 2504.00606) reads UCF101.
 
 A line is `name frames label`, e.g. `v_ApplyEyeMakeup_g08_c01 120 0`; the frames are
-`<frames>/<class>/<name>/image_00001.jpg` and so on, where the class is the name's second part between `_`.
+`<frames>/<class>/<name>/image_00001.jpg` and so on, where the class is the name's second part between `_`. Two-stream
+code writes `<frames>/<name>/img_00001.jpg` and flow beside it, `flow_x_00001.jpg` and `flow_y_00001.jpg`; see
+`data.frame_series` for the names that are known.
 
 The trap of UCF101: names say `v_HandStandPushups_*` and the official archive's folder is `HandstandPushups`. A folder
 that differs only by upper and lower case is the class's folder here; the released code finds no frame there and fails.
@@ -18,11 +20,10 @@ from typing import Literal, NamedTuple
 
 from vidistill.core.errors import DataError
 from vidistill.core.types import Clip
-from vidistill.data.containers import IMAGES
 from vidistill.data.formats.base import FORMATS, first_folder, need_folder, text_lines
+from vidistill.data.formats.frame_sources import find_frames
 from vidistill.data.manifest import Manifest, Problem
 
-FRAME = re.compile(r"image_(\d+)(\.\w+)", re.ASCII)
 GROUP = re.compile(r"_(g\d+)_c\d+$", re.ASCII)
 
 
@@ -96,11 +97,26 @@ def _folder(media: Path, row: ListedFrames, classes: dict[str, list[str]]) -> st
     return next((place for place in (*places, row.name) if (media / place).is_dir()), None)
 
 
-def _missing_frame(folder: Path, frames: int) -> tuple[int | None, int]:
-    """The first number in 1..frames that is not there (None: all are), and how many frames there are in all."""
-    found = (FRAME.fullmatch(name) for name in os.listdir(folder))
-    numbers = {int(match[1]) for match in found if match and match[2].lower() in IMAGES}
-    return next((number for number in range(1, frames + 1) if number not in numbers), None), len(numbers)
+def _clip(media: Path, folder: str, row: ListedFrames, part: str, label: str, fps: float) -> Clip | Problem:
+    """A video whose listed frames are all there, else what is wrong with it."""
+    try:
+        found = find_frames(media, folder)
+    except DataError as error:
+        return Problem(row.name, "unreadable", str(error))
+    absent = found.first_missing(row.frames)
+    if absent is not None:
+        return Problem(row.name, "short", f"frame {absent} of the {row.frames} listed ones is not in {media / folder}")
+    group = GROUP.search(row.name)
+    return Clip(
+        id=row.name,
+        split=part,
+        labels={"action": label},
+        sources=found.sources,
+        end=row.frames / fps if len(found.numbers) > row.frames else None,
+        fps=fps,
+        frames=row.frames,
+        group=group[1] if group else None,
+    )
 
 
 @FORMATS.register("frame_lists")
@@ -113,7 +129,7 @@ def read_frame_lists(
     fps: float = 25.0,
     labels: Literal["name", "number"] = "name",
 ) -> Manifest:
-    """Frames as `<frames>/<class>/<name>/image_00001.jpg` and lists of `name frames label`.
+    """Frames as `<frames>/<class>/<name>/image_00001.jpg` (and flow) and lists of `name frames label`.
 
     Paths are relative to `root` or absolute. Videos whose folder or frames are missing are problems.
 
@@ -148,24 +164,11 @@ def read_frame_lists(
             if folder is None:
                 problems.append(Problem(row.name, "missing", f"{row.name} is listed but has no folder in {media}"))
                 continue
-            absent, there = _missing_frame(media / folder, row.frames)
-            if absent is not None:
-                message = f"frame {absent} of the {row.frames} listed ones is not in {media / folder}"
-                problems.append(Problem(row.name, "short", message))
-                continue
-            group = GROUP.search(row.name)
-            clips.append(
-                Clip(
-                    id=row.name,
-                    split=part,
-                    labels={"action": names[row.label]},
-                    sources={"rgb": folder},
-                    end=row.frames / fps if there > row.frames else None,
-                    fps=fps,
-                    frames=row.frames,
-                    group=group[1] if group else None,
-                )
-            )
+            clip = _clip(media, folder, row, part, names[row.label], fps)
+            if isinstance(clip, Problem):
+                problems.append(clip)
+            else:
+                clips.append(clip)
     if not clips:
         raise DataError(f"none of the {len(problems)} listed videos is there, e.g. {problems[0].message}")
     return Manifest(root=media, clips=tuple(clips), problems=tuple(problems))

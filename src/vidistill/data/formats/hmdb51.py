@@ -6,15 +6,21 @@ from pathlib import Path
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip
-from vidistill.data.formats.base import FORMATS, first_folder, need_folder, source_video, text_lines, usable
+from vidistill.data.formats.base import FORMATS, first_folder, need_folder, source_video, text_lines
+from vidistill.data.formats.frame_sources import usable_videos
 from vidistill.data.manifest import Manifest
 
 PARTS = {"0": None, "1": "train", "2": "test"}
 
 
 @FORMATS.register("hmdb51")
-def read_hmdb51(root: Path, *, videos: str | None = None, lists: str | None = None, split: int = 1) -> Manifest:
+def read_hmdb51(
+    root: Path, *, videos: str | None = None, lists: str | None = None, split: int = 1, fps: float = 30.0
+) -> Manifest:
     """HMDB51 as `<videos>/<class>/<clip>.avi` and `<lists>/<class>_test_split<N>.txt` (0 unused, 1 train, 2 test).
+
+    Instead of videos there may be folders of frames, `<videos>/<class>/<clip>/image_00001.jpg` or `img_00001.jpg`, with
+    flow beside them as `flow_x_00001.jpg` and `flow_y_00001.jpg`; they have `fps` frames a second, as the videos.
 
     The folders are relative to `root` (or absolute); by default `videos` or `hmdb51_org`, and `lists`, `splits` or
     `testTrainMulti_7030_splits`, or `root` itself. The group of a clip is the recording it was cut from. Listed
@@ -45,4 +51,4 @@ def read_hmdb51(root: Path, *, videos: str | None = None, lists: str | None = No
                 group = f"{label}/{source_video(stem, label)}"
                 sources = {"rgb": f"{label}/{name.strip()}"}
                 clips.append(Clip(f"{label}/{stem}", part, {"action": label}, sources, group=group))
-    return usable(media, clips, "rgb")
+    return usable_videos(media, clips, fps)

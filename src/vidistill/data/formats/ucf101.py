@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip
-from vidistill.data.formats.base import FORMATS, first_folder, need_folder, text_lines, usable
+from vidistill.data.formats.base import FORMATS, first_folder, need_folder, text_lines
+from vidistill.data.formats.frame_sources import usable_videos
 from vidistill.data.manifest import Manifest
 
 GROUP = re.compile(r"_(g\d+)_c\d+$")
@@ -25,8 +26,13 @@ def _class_names(path: Path) -> set[str]:
 
 
 @FORMATS.register("ucf101")
-def read_ucf101(root: Path, *, videos: str | None = None, lists: str | None = None, split: int = 1) -> Manifest:
+def read_ucf101(
+    root: Path, *, videos: str | None = None, lists: str | None = None, split: int = 1, fps: float = 25.0
+) -> Manifest:
     """UCF101 as `<videos>/<class>/<clip>.avi` and `<lists>/{classInd,trainlist0N,testlist0N}.txt`.
+
+    Instead of videos there may be folders of frames, `<videos>/<class>/<clip>/image_00001.jpg` or `img_00001.jpg`, with
+    flow beside them as `flow_x_00001.jpg` and `flow_y_00001.jpg`; they have `fps` frames a second, as the videos.
 
     The folders are relative to `root` (or absolute); by default `UCF-101` or `videos`, and `ucfTrainTestlist` or
     `lists`, or `root` itself. The group of a clip is its recording number `gXX`. Listed clips that are not there
@@ -59,4 +65,4 @@ def read_ucf101(root: Path, *, videos: str | None = None, lists: str | None = No
                     group=group[1] if group else None,
                 )
             )
-    return usable(media, clips, "rgb")
+    return usable_videos(media, clips, fps)
