@@ -110,6 +110,9 @@ def test_beating_chance_takes_more_clips_than_a_few() -> None:
     assert beats_chance(0.6, 100, 0.5) is True
     assert beats_chance(0.6, 10, 0.5) is False
     assert beats_chance(0.5, 1000, 0.5) is False
+    assert beats_chance(0.27, 10_000, 0.25) is True  # more than the coefficients' floats can hold
+    assert beats_chance(0.251, 10_000, 0.25) is False
+    assert beats_chance(1.0, 20, 1.0) is False
 
 
 def test_agreement_ignores_absent_answers() -> None:

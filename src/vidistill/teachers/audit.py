@@ -32,9 +32,14 @@ def chance(labels: NDArray[np.int64], train_labels: NDArray[np.int64], classes: 
 
 def beats_chance(accuracy: float, clips: int, chance: float, level: float = 0.05) -> bool:
     """Whether guessing at `chance` would be this right or better with a probability below `level` (exact, binomial)."""
+    if not 0 < chance < 1:
+        return False
     right = round(accuracy * clips)
-    tail = sum(math.comb(clips, k) * chance**k * (1 - chance) ** (clips - k) for k in range(right, clips + 1))
-    return tail < level
+    # Logarithms: the coefficients of a thousand clips are larger than any float.
+    wins = np.arange(right, clips + 1)
+    lgamma = np.vectorize(math.lgamma, otypes=[np.float64])
+    ways = math.lgamma(clips + 1) - lgamma(wins + 1) - lgamma(clips - wins + 1)
+    return bool(np.exp(ways + wins * math.log(chance) + (clips - wins) * math.log1p(-chance)).sum() < level)
 
 
 def fit_temperatures(logits: Logits, labels: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
