@@ -56,8 +56,8 @@ class Predictor:
         Returns:
             file, seconds, rate (frames per second), frames, model (its name, else its file name), and of a recogniser
             predictions {head: [{label, probability in [0, 1]}]} and views (how many were averaged); of a detector
-            steps (how many were classified) and segments [{label, score, segment: [start, end] in seconds}] in order
-            of time. All values are JSON values.
+            steps (how many were classified) or windows (how many were looked at), and in order of time segments
+            [{label, score, segment: [start, end] in seconds}]. All values are JSON values.
 
         Raises:
             DecodeError: the file is missing or broken.
@@ -91,7 +91,7 @@ class Predictor:
     @property
     def detects(self) -> bool:
         """Whether the model finds segments in untrimmed video instead of saying what a clip shows."""
-        return bool((self.metadata.get("task") or {}).get("name") == "detection")
+        return bool((self.metadata.get("task") or {}).get("name") in ("detection", "anchor_detection"))
 
     def _recognised(self, file: Path, key: str | None, extent: Extent, top: int) -> dict[str, Any]:
         logits, views = self._logits(file, key, extent)
@@ -99,6 +99,10 @@ class Predictor:
 
     def _detected(self, file: Path, key: str | None, extent: Extent) -> dict[str, Any]:
         task = self.metadata["task"]
+        if task["name"] == "anchor_detection":
+            names = self.classes[task["head"]]
+            windows, found = detect.proposed_segments(self._session, self._pipeline, file, key, extent, task, names)
+            return {"windows": windows, "segments": found}
         logits = detect.step_logits(self._session, self._pipeline, file, key, extent, task["head"])
         if not np.isfinite(logits).all():
             raise DataError("the model gives no finite answer for it", where=str(file), todo="Check its values.")

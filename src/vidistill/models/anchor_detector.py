@@ -38,6 +38,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 ATTENTION = "attention_"
 """Before the name of a map, in the name of the feature that holds its attention (B, C, T)."""
+STEPPED = 5
+"""Axes of a window that is given step by step."""
 BACKGROUND = ("background_loc", "background_conf")
 """What the coarse heads say of the background maps; asking for "background" gives both."""
 ALWAYS = (
@@ -158,7 +160,7 @@ class AnchorDetector(Network):
     @property
     def frames(self) -> int:
         """Frames of a window, the unit of all distances."""
-        return self.input_shape[1]
+        return window_shape(self.input_shape)[1]
 
     def forward(self, x: Tensor, features: tuple[str, ...] = ()) -> Outputs:
         """Coarse logits (B, A, K), the embedding (B, A, W), and always the features `ALWAYS`.
@@ -173,7 +175,8 @@ class AnchorDetector(Network):
             if feature not in self.backbone.feature_names:
                 hint = nearest(feature, self.backbone.feature_names)
                 raise RecipeError(f"network {self.name!r} has no feature {feature!r}", todo=hint)
-        embedding, found = self.backbone(x, tuple(features))
+        stretch = x.transpose(1, 2).flatten(2, 3) if len(self.input_shape) == STEPPED else x
+        embedding, found = self.backbone(stretch, tuple(features))
         return Outputs({next(iter(self.classes)): found.pop("conf")}, embedding, found)
 
 
@@ -194,7 +197,7 @@ def build_anchor_detector(
     """The anchor-free detector for windows (C, T, H, W) of T frames.
 
     Args:
-        input_shape: (C, T, H, W).
+        input_shape: (C, T, H, W), or (S, C, T / S, H, W) of a window of S steps, which are put together as one stretch.
         classes: classes of the one head, background (class 0) included.
         trunk: any registered network of clips.
         trunk_options: its options.
@@ -214,22 +217,31 @@ def build_anchor_detector(
     # Imported here: the package registers this module before it can offer `build_network`.
     from vidistill.models import build_network
 
-    expect_rank("anchor_detector", input_shape, "C, T, H, W")
+    window = window_shape(input_shape)
+    expect_rank("anchor_detector", window, "C, T, H, W")
     if len(classes) != 1 or min(classes.values()) < 2:
         raise ModelError(
             f"network 'anchor_detector' has one head of background and other classes, not {dict(classes)}",
             todo="Choose the head: task.heads",
         )
     place = "network 'anchor_detector': trunk_options"
-    network = build_network(trunk, input_shape, {"left_behind": 1}, trunk_options or {}, where=place)
+    network = build_network(trunk, window, {"left_behind": 1}, trunk_options or {}, where=place)
     found = {name: shape for name, shape in network.feature_shapes().items() if len(shape) == 4}
     chosen = choose_maps(trunk, found, maps)
     shapes = [found[name] for name in chosen]
     (count,) = classes.values()
-    heads = AnchorHeads(shapes, count, width, levels, input_shape[1], variant)
+    heads = AnchorHeads(shapes, count, width, levels, window[1], variant)
     layers = [_attention(attention, shape) for shape in shapes] if attention != "none" else []
     backbone = AnchorBackbone(network.backbone, chosen, layers, heads, width, frozen_bn, variant)
     return AnchorDetector(backbone, input_shape, classes)
+
+
+def window_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape (C, T, H, W) of a window whose steps are put together; any other shape as it is."""
+    if len(input_shape) != STEPPED:
+        return tuple(input_shape)
+    steps, channels, frames, height, width = input_shape
+    return channels, steps * frames, height, width
 
 
 def choose_maps(trunk: str, shapes: Shapes, asked: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def pool_sets(x: Tensor, sets: Sequence[Tensor], variant: Variant = "default") -
     if variant == "released":
         return [boundary_max_pool(x, segments, variant) for segments in sets]
     pooled = boundary_max_pool(x, torch.cat([*sets], dim=1))
-    return list(pooled.split([segments.shape[1] for segments in sets], dim=2))
+    return list(torch.split(pooled, [segments.shape[1] for segments in sets], dim=2))
 
 
 def pool_sequences(sequences: Sequence[Tensor], sets: Sequence[Tensor], variant: Variant = "default") -> list[Tensor]:

@@ -44,6 +44,8 @@ from vidistill.tasks.soft_nms import soft_nms
 
 SEGMENTS = "segments"
 """Feature of rows: the annotated segments (B, M, 3) of their windows."""
+IMPOSSIBLE = -1e4
+"""Logit of a class that is not asked about; finite, since answers that are not finite count as wrong."""
 INSIDE = 0.5
 """A segment belongs to a window that shows at least this part of it."""
 
@@ -89,7 +91,7 @@ class AnchorDetection:
         self.threshold, self.sigma, self.overlap = threshold, sigma, overlap
         self.weights = {**WEIGHTS, "loc": location_weight, "prop_loc": location_weight}
         self.background_weight = background_weight
-        self.features = ("background",) if background_weight else ()
+        self.features: tuple[str, ...] = ("background",) if background_weight else ()
 
     def described(self) -> dict[str, Any]:
         """The name, and how anchors become segments."""
@@ -186,16 +188,21 @@ class AnchorDetection:
         return anchor_log_probabilities(conf, features["prop_conf"], features["center"]), bounds
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
-        """Labels of all anchors of a split's test windows, in order."""
+        """Labels of all anchors of a split's test windows, in order; -1 where an anchor lies in no segment."""
         found = [self.window_labels(store, policy, index) for index in store.indices(split).tolist()]
         return {self.head: np.concatenate([np.zeros(0, np.int64), *found])}
 
     def window_labels(self, store: ClipStore, policy: ViewPolicy, index: int) -> NDArray[np.int64]:
-        """Labels of all anchors of one clip's test windows, in order."""
+        """Labels of all anchors of one clip's test windows, in order; -1 where an anchor lies in no segment.
+
+        Whether there is an action at all is what average precision judges: an anchor's score is a rank, and the
+        likeliest class of nearly every anchor is background. Accuracy is of telling actions apart.
+        """
         label = self.labeller(store, policy)
         windows = [label(index, view)[self.head] for view in windows_of(store, policy, index)]
         matches = match_anchors(self.priors(), torch.from_numpy(np.stack(windows)), frames=1)
-        return np.asarray(matches.label.flatten().numpy())
+        labels = matches.label.flatten().numpy()
+        return np.where(labels > 0, labels, -1)
 
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
         """Clips are tested one by one."""
@@ -212,11 +219,15 @@ class AnchorDetection:
         return proposals(scores, predictions.spans, predictions.clip, self.threshold, self.sigma)
 
     def statistics(self, predictions: Predictions) -> dict[str, Statistic]:
-        """Average precisions of segments, and accuracy and calibration of the anchors they were made of.
+        """Average precisions of segments; accuracy and calibration, among actions, of anchors that lie in one.
 
         Names as those of task `detection`.
         """
-        return segment_statistics(predictions, self.detect(predictions), self.classes, self.head, self.tious)
+        found = self.detect(predictions)
+        logits = predictions.logits[self.head].copy()
+        logits[:, 0] = IMPOSSIBLE
+        actions = replace(predictions, logits={self.head: logits})
+        return segment_statistics(actions, found, self.classes, self.head, self.tious)
 
 
 def window_segments(

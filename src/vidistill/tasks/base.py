@@ -85,6 +85,7 @@ class Task(Protocol):
         primary: the metric by which networks are judged, under each head: `<head>/<primary>`.
         unit: how many clips of a batch belong together (an episode's), in their order.
         rows_a_unit: how many folded losses they become.
+        features: what the task's own loss asks of networks that can give it, beside their outputs.
     """
 
     classes: dict[str, int]
@@ -92,6 +93,7 @@ class Task(Protocol):
     primary: str
     unit: int
     rows_a_unit: int
+    features: tuple[str, ...]
 
     def described(self) -> dict[str, Any]:
         """What whoever decodes an exported model must know, as JSON values: `name` and what decides decoding."""

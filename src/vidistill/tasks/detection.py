@@ -54,6 +54,7 @@ class Detection:
     """
 
     unit = rows_a_unit = 1
+    features: tuple[str, ...] = ()
     name = "detection"
     primary = "map"
 

@@ -41,6 +41,7 @@ class Recognition:
     """
 
     unit = rows_a_unit = 1
+    features: tuple[str, ...] = ()
     name = "recognition"
     primary = "top1"
 

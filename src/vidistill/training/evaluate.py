@@ -189,7 +189,7 @@ def _windows(
             inputs = torch.from_numpy(np.stack(list(islice(windows, len(begins))))).to(accelerator.device)
             values, bounds = task.decode(network(inputs))
             logits.append(values.float().cpu().numpy())
-            spans.append((begins[:, None, None, None] + size * bounds.double().cpu().numpy()) * seconds)
+            spans.append((begins[:, None, None] + size * bounds.double().cpu().numpy()) * seconds)
         rows = np.concatenate(logits)
         head = next(iter(network.classes))
         labels = {head: task.window_labels(dataset.store, policy, clip)}

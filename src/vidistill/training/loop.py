@@ -79,15 +79,17 @@ class Step(nn.Module):
         self.learning: Callable[[bool], nn.Module] = network.train
         self.method = training.method
         self.task = training.task
+        known = getattr(getattr(network, "backbone", None), "feature_names", ())
+        self.wanted = tuple(name for name in training.task.features if name in known)
         self.input_name, self.label_weight = training.input_name, training.label_weight
 
     def forward(self, batch: Batch, taught: dict[str, Outputs] | None) -> tuple[Losses, dict[str, Tensor]]:
         """Losses a row, and by head which rows (R,) are right."""
         learns = self.method is None or self.method.student_learns
-        features = self.method.student_features if self.method is not None else ()
+        features = dict.fromkeys((*(self.method.student_features if self.method is not None else ()), *self.wanted))
         self.learning(learns and self.training)
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            outputs = self.network(batch.inputs[self.input_name], features=features)
+            outputs = self.network(batch.inputs[self.input_name], features=tuple(features))
             outputs = self.task.rows(outputs, batch, self.head())
         rows = self.task.row_batch(batch)
         losses = self.task.loss(outputs, rows, taught is not None) if learns else {}
