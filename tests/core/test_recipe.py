@@ -86,6 +86,22 @@ def test_a_dumped_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert load_recipe(path) == recipe
 
 
+def test_dropping_one_teacher_of_one_is_refused() -> None:
+    teacher = {"input": "rgb", "network": "compact3d"}
+    for sections in ({"ensemble": {"dropout": 0.5}}, {"variants": {"dropped": {"ensemble": {"dropout": 0.5}}}}):
+        with pytest.raises(RecipeError, match="ensemble.dropout: .* needs two teachers"):
+            make_recipe({**tree(), "teachers": {"a": teacher}, **sections})
+        make_recipe({**tree(), "teachers": {"a": teacher, "b": teacher}, **sections})
+
+
+def test_a_student_depends_on_dropout_only_where_it_is_set() -> None:
+    teacher = {"input": "rgb", "network": "compact3d"}
+    plain = make_recipe({**tree(), "teachers": {"a": teacher, "b": teacher}})
+    assert plain.ensemble.key() == {"weights": "uniform", "gamma": 1.0, "calibrate": True}
+    dropped = make_recipe({**tree(), "teachers": {"a": teacher, "b": teacher}}, ["ensemble.dropout=0.3"])
+    assert dropped.ensemble.key() == {**plain.ensemble.key(), "dropout": 0.3}
+
+
 def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("a: [1,\nb: 2", encoding="utf-8")

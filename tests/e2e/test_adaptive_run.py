@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,87 @@ def test_stopped_within_a_selection_round_ends_in_the_same_weights(
             train_students(run)
         weights.append(load_file(run.folder / "models" / "distilled-seed0" / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+
+
+def stopped_every(steps: int, monkeypatch, tree: dict[str, Any]) -> tuple[int, list[Any]]:
+    """Train the students of a run that is stopped again and again; steps done, and what each step was given."""
+    plain, seen = loop._train_step, []
+
+    def stopping(*arguments: Any) -> None:
+        plain(*arguments)
+        seen.append(arguments)
+        if len(seen) % steps == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_train_step", stopping)
+        while True:
+            try:
+                train_students(Run(make_recipe(tree)))
+                break
+            except KeyboardInterrupt:
+                assert len(seen) < 60
+    return len(seen), seen
+
+
+def test_the_released_loop_with_teachers_left_out_is_the_same_when_it_was_stopped(
+    finished: Run, tiny_set: Path, tmp_path: Path, make_tiny_recipe, monkeypatch
+) -> None:
+    shutil.copytree(finished.recipe.runs, tmp_path / "runs")  # its teachers are trained
+    curriculum = {"name": "adaptive", "variant": "released", "ratio": 0.5, "interval": 2}
+    tree = adaptive_recipe(
+        make_tiny_recipe(tiny_set, tmp_path),
+        curriculum={**curriculum, "selection_batch": 6, "train_batch": 8},
+        ensemble={"dropout": 0.4},
+    )
+    folder = tmp_path / "runs" / "tiny" / "models" / "distilled-seed0"
+    train_students(Run(make_recipe(tree)))
+    whole = load_file(folder / "model.safetensors")
+    epochs = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert len(finished.store.indices("train")) == 54 and [epoch["clips"] for epoch in epochs] == [16] * 4
+    with np.load(folder / "surveys" / "0.npz") as first:
+        assert (first["strength"] > 0).sum() in (0, 6)  # the last batch of all
+        assert len(np.unique(first["difficulty"])) == 9
+    shutil.rmtree(folder)
+    steps, given = stopped_every(3, monkeypatch, tree)
+    assert steps >= 8
+    dropout = given[-1][0].teachers.dropout
+    assert (dropout.probability, dropout.views) == (0.4, 2)
+    again = load_file(folder / "model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole | again)
+
+
+def test_one_frame_odd_frames_one_batch_and_a_vanishing_ratio_train(
+    tiny_set: Path, tmp_path: Path, make_tiny_recipe
+) -> None:
+    data = tmp_path / "set"
+    data.mkdir()
+    with (tiny_set / "manifest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["frames"] = "1"
+    for name in ("frames", "joints"):
+        with np.load(tiny_set / f"{name}.npz") as values:
+            kept = {clip: values[clip] for clip in values}
+        np.savez(data / f"{name}.npz", **{**kept, rows[0]["id"]: kept[rows[0]["id"]][:1]})
+    with (data / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        columns = [name for name in rows[0] if name != "path:inertial"]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    tree = make_tiny_recipe(data, tmp_path)
+    tree["teachers"] = {"skeleton": tree["teachers"]["skeleton"]}
+    tree["modalities"] = {name: tree["modalities"][name] for name in ("rgb", "skeleton")}
+    tree |= {
+        "prepare": {"workers": 1, "min_frames": 1},
+        "views": {"frames": 5},
+        "schedule": {"epochs": 2, "batch_size": 64, "views": 2},
+        "teacher_schedule": {"epochs": 15, "batch_size": 8},
+        "curriculum": {"name": "adaptive", "ratio": 1e-6, "interval": 1, "eta": 0.0},
+    }
+    run = run_recipe(make_recipe(tree), until="distil")
+    short = next(i for i, clip in enumerate(run.store.clips) if clip.id == rows[0]["id"])
+    assert run.store.frames(short) == 1 and {each.kind for each in run.surveys} == {"shuffle"}
+    epochs = history(run, "distilled-seed0")
+    assert [epoch["clips"] for epoch in epochs] == [1, 1]
+    with np.load(run.folder / "models" / "distilled-seed0" / "surveys" / "1.npz") as last:
+        assert short in last["clips"] and np.isfinite(last["difficulty"]).all()

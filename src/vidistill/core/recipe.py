@@ -133,6 +133,11 @@ class Ensemble(Section):
     weights: Literal["uniform", "held_out", "per_sample"] = "uniform"
     gamma: float = Field(default=1.0, gt=0)
     calibrate: bool = Field(default=True, description="divide each teacher's logits by its fitted temperature")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="chance that a teacher is left out of a taught view")
+
+    def key(self) -> Options:
+        """What a distilled student depends on; `dropout` only where it is set, so that keys of older students stay."""
+        return self.model_dump(mode="json", exclude=None if self.dropout else {"dropout"})
 
 
 class Curriculum(OpenSection):
@@ -255,6 +260,10 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
             hint = nearest(network.input, recipe.modalities)
             raise RecipeError(f"input {network.input!r} is not among the recipe's modalities", where=kind, todo=hint)
         recipe.schedule_of(network)
+    ways: tuple[Recipe | Variant, ...] = (recipe, *recipe.variants.values())
+    for way in ways:
+        if way.ensemble is not None and way.ensemble.dropout and len(recipe.teachers) < 2:
+            raise RecipeError("dropout leaves teachers out, never all: it needs two teachers", where="ensemble.dropout")
     for name in recipe.variants:
         if name in ROLES:
             raise RecipeError(f"a variant cannot be called {name!r}", where="variants", todo="Choose another name.")
@@ -267,7 +276,7 @@ def _fusions_named(recipe: Recipe) -> Recipe:
     teachers: dict[str, Teacher] = {}
     for name, teacher in recipe.teachers.items():
         where = f"teachers.{name}"
-        if teacher.of and teacher.input:
+        if teacher.of and teacher.input not in ("", FUSED + name):  # a recipe that was written out names it
             raise RecipeError("a teacher has an input or fuses others, not both", where=where, todo="Leave one out.")
         for member in teacher.of:
             if member not in teachers or teachers[member].of:

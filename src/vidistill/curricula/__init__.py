@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from vidistill.curricula import adaptive, plain
-from vidistill.curricula.base import CURRICULA, Curriculum, build_curriculum
+from vidistill.curricula import adaptive, adaptive_released, plain
+from vidistill.curricula.base import CURRICULA, Curriculum, build_curriculum, find_curriculum
 
-__all__ = ["CURRICULA", "Curriculum", "adaptive", "build_curriculum", "plain"]
+__all__ = [
+    "CURRICULA",
+    "Curriculum",
+    "adaptive",
+    "adaptive_released",
+    "build_curriculum",
+    "find_curriculum",
+    "plain",
+]

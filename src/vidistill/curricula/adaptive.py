@@ -8,8 +8,8 @@ distillation loss is its difficulty. From difficulty, earlier selections and tea
 the next epochs, and each clip's strength weighs its distillation terms against its label terms.
 
 Deviations: difficulty and strength are of each clip, not of batches; strength is written for every clip; selection has
-no duplicates and exactly `ratio` of the clips. The published loop, fault for fault, is `released.py`: it is there to be
-compared with (`tests/parity/checks/adaptive_curriculum.py`), and no training uses it.
+no duplicates and exactly `ratio` of the clips, but at least one. The published loop, fault for fault, is
+`variant: released` (`adaptive_released.py`): it is there to be compared with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from vidistill.core.seeds import integer_seed
 from vidistill.core.types import Losses
 from vidistill.curricula.base import CURRICULA
-from vidistill.curricula.difficulty import ClipMemory, Teach
+from vidistill.curricula.difficulty import ClipMemory, Teach, clip_means
 from vidistill.curricula.dpp import pick_count, select
 from vidistill.curricula.interruption import Form, interruption_at
 from vidistill.curricula.plain import Interval, Ratio
@@ -88,9 +88,7 @@ class Adaptive:
         """Choose the clips of the next epochs. A clip that no episode showed has the mean difficulty."""
         rate = self.surveys[survey].rate if self.scaled else 1.0
         rows = self.memory.rows(torch.from_numpy(clips))
-        count = torch.zeros(len(self.clips)).index_add_(0, rows, torch.ones(len(rows)))
-        total = torch.zeros(len(self.clips)).index_add_(0, rows, losses.float())
-        seen = torch.where(count > 0, total / count.clamp(min=1), losses.float().mean())
+        seen = clip_means(rows, losses, len(self.clips))
         bank = torch.zeros(len(self.clips), features.shape[1]).index_copy_(0, rows, features.float())
         quality = self.memory.learn(seen, rate)
         picks = select(

@@ -7,7 +7,7 @@ The views of survey k have one number after all training views, so that a cache 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,14 +68,32 @@ class Curriculum(Protocol):
 
 CURRICULA: Registry[Callable[..., Curriculum]] = Registry("curriculum")
 """Builders `(clips, seed, epochs, **options)`."""
+VARIANTS: Registry[Callable[..., Curriculum]] = Registry("variant of a curriculum")
+"""Builders of what `variant` names beside "default", filed under "<name>/<variant>"; their options are their own."""
+
+
+def find_curriculum(
+    name: str, options: Mapping[str, Any], where: str = "curriculum"
+) -> tuple[Callable[..., Curriculum], dict[str, Any]]:
+    """The builder of a curriculum as `variant` among its options has it, and its checked options.
+
+    Raises:
+        RecipeError: no such curriculum, variant or option, or a wrong value.
+    """
+    own = dict(options)
+    variant = own.pop("variant", "default")
+    builder = CURRICULA.get(name, where=where)
+    if variant != "default":
+        builder = VARIANTS.get(f"{name}/{variant}", where=f"{where}.variant")
+    return builder, check_options(builder, own, where, skip=3)
 
 
 def build_curriculum(
     name: str, clips: NDArray[np.int64], seed: int, epochs: int, options: dict[str, Any]
 ) -> Curriculum:
     """The curriculum `name` over the given store indices, for a training of `epochs`."""
-    builder = CURRICULA.get(name, where="curriculum")
-    return builder(clips, seed, epochs, **check_options(builder, options, "curriculum", skip=3))
+    builder, checked = find_curriculum(name, options)
+    return builder(clips, seed, epochs, **checked)
 
 
 class Unweighted:

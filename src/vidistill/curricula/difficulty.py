@@ -49,13 +49,35 @@ def min_max(values: Tensor) -> Tensor:
     values = values.double()
     if not len(values):
         return values
-    if not values.isfinite().all():
-        raise VidistillError(
-            f"{int((~values.isfinite()).sum())} of {len(values)} clips have a distillation loss that is not finite",
-            todo="Lower schedule.learning_rate or set schedule.clip_norm",
-        )
+    require_finite(values)
     low, high = values.min(), values.max()
     return torch.full_like(values, 0.5) if low == high else ((values - low) / (high - low)).clamp(0.0, 1.0)
+
+
+def require_finite(losses: Tensor) -> None:
+    """Refuse distillation losses (N,) of clips that cannot be ranked.
+
+    Raises:
+        VidistillError: a loss is not finite.
+    """
+    if not losses.isfinite().all():
+        raise VidistillError(
+            f"{int((~losses.isfinite()).sum())} of {len(losses)} clips have a distillation loss that is not finite",
+            todo="Lower schedule.learning_rate or set schedule.clip_norm",
+        )
+
+
+def clip_means(rows: Tensor, losses: Tensor, clips: int) -> Tensor:
+    """Mean loss (clips,) float32 of each clip; one that does not occur has the mean of all losses.
+
+    Args:
+        rows: (M,) in [0, clips): whose loss it is; a clip may occur more than once.
+        losses: (M,).
+        clips: how many there are.
+    """
+    count = torch.zeros(clips).index_add_(0, rows, torch.ones(len(rows)))
+    total = torch.zeros(clips).index_add_(0, rows, losses.float())
+    return torch.where(count > 0, total / count.clamp(min=1), losses.float().mean())
 
 
 def teachability(losses: Tensor, teach: Teach = "easy") -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vidistill.core.errors import RecipeError
-from vidistill.core.recipe import Curriculum, MethodSection, Recipe, Teacher, Variant
+from vidistill.core.recipe import MethodSection, Recipe, Teacher, Variant
 from vidistill.core.registry import Registry, check_options
-from vidistill.curricula import CURRICULA
+from vidistill.curricula import find_curriculum
 from vidistill.data.formats import FORMATS
 from vidistill.data.streams import StreamPlan
 from vidistill.data.views import ViewPolicy
@@ -48,14 +48,15 @@ def check_recipe(recipe: Recipe) -> None:
     ways: dict[str, Recipe | Variant] = {"": recipe, **{f"variants.{n}.": v for n, v in recipe.variants.items()}}
     for place, way in ways.items():
         _check_part(METHODS, way.method, f"{place}method", 1)
-        _check_part(CURRICULA, way.curriculum, f"{place}curriculum", 3)
+        if way.curriculum is not None:
+            find_curriculum(way.curriculum.name, way.curriculum.options, f"{place}curriculum")
     task = TASKS.get(recipe.task.name, "task")
     check_options(task, recipe.task.options, "task", skip=1)
     if recipe.data.streams is not None:
         check_options(StreamPlan, recipe.data.streams, "data.streams")
 
 
-def _check_part(registry: Registry[Any], section: MethodSection | Curriculum | None, where: str, skip: int) -> None:
-    """A method or curriculum of the recipe, where there is one, exists and has these options."""
+def _check_part(registry: Registry[Any], section: MethodSection | None, where: str, skip: int) -> None:
+    """A method of the recipe, where there is one, exists and has these options."""
     if section is not None:
         check_options(registry.get(section.name, where), section.options, where, skip=skip)

@@ -31,7 +31,7 @@ def distilled_key(run: Run, seed: int) -> dict[str, Any]:
         "teachers": weights,
         "inputs": {name: run.describe_input(section.input) for name, section in recipe.teachers.items()},
         "method": recipe.method.model_dump(mode="json"),
-        "ensemble": recipe.ensemble.model_dump(mode="json"),
+        "ensemble": recipe.ensemble.key(),
         "curriculum": recipe.curriculum.model_dump(mode="json"),
         "cached": recipe.cache.enabled,
     }
@@ -72,7 +72,7 @@ def train_distilled(run: Run, role: str) -> None:
             network=network,
             method=method,
             label_weight=recipe.method.label_weight,
-            teachers=teachers,
+            teachers=teachers.dropping(recipe.ensemble.dropout, seed, run.shown_views),
             live_inputs=live_inputs,
         )
 

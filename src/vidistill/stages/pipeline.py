@@ -16,10 +16,11 @@ from vidistill.stages.evaluate import describe_data, evaluate_run
 from vidistill.stages.export import export_run
 from vidistill.stages.run import Run, read_json, start, write_json
 from vidistill.stages.selection import describe_selection
+from vidistill.stages.subsets import subset_key
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
-RESULT_FORMAT = 6
+RESULT_FORMAT = 7
 """Raised when what evaluate, export or report write changes, so that they are written anew."""
 
 
@@ -57,7 +58,7 @@ def stage_key(run: Run, stage: str) -> str:
     teachers = [teacher_key(run, name) for name in recipe.teachers]
     if stage == "teachers":
         return digest(teachers)
-    judged = digest(RESULT_FORMAT, teachers, recipe.ensemble.model_dump(mode="json"))
+    judged = digest(RESULT_FORMAT, teachers, recipe.ensemble.model_dump(mode="json", exclude={"dropout"}))
     if stage == "audit":
         return judged
     trained = recipe.teachers and all(
@@ -69,10 +70,10 @@ def stage_key(run: Run, stage: str) -> str:
     if stage == "distil":
         return digest(judged, keys)
     if stage == "evaluate":
-        return digest(RESULT_FORMAT, judged, keys, recipe.export.latency)
+        return digest(RESULT_FORMAT, judged, keys, recipe.export.latency, *subset_key(run))
     if stage == "export":
         return digest(RESULT_FORMAT, judged, keys, recipe.export.model_dump(mode="json"))
-    return digest(RESULT_FORMAT, judged, keys, recipe.model_dump(mode="json"))
+    return digest(RESULT_FORMAT, judged, keys, recipe.model_dump(mode="json"), *subset_key(run))
 
 
 def _prepare(run: Run) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vidistill.core.types import ENSEMBLE, Batch, Outputs
+from vidistill.teachers.dropout import TeacherDropout
 from vidistill.teachers.ensemble import combine, per_sample_weights, present_weights, uniform_weights
 
 
@@ -63,17 +64,25 @@ class Teachers:
     Calibrated logits are what students see: each teacher's logits come divided by its temperature.
     The ensemble's embedding has no columns: there is no embedding that all teachers share. Its feature `weights` (B, M)
     says how much each teacher weighed in the first head.
+
+    Args:
+        members: the teachers by name.
+        weighting: how they weigh.
+        task: says what rows are.
+        dropout: who is left out of the ensemble at random; None: nobody.
     """
 
-    def __init__(self, members: Mapping[str, Teacher], weighting: Weighting, task: Rows) -> None:
-        self.members, self.weighting, self.task = dict(members), weighting, task
+    def __init__(
+        self, members: Mapping[str, Teacher], weighting: Weighting, task: Rows, dropout: TeacherDropout | None = None
+    ) -> None:
+        self.members, self.weighting, self.task, self.dropout = dict(members), weighting, task, dropout
         self._heads = {name: member.part("head") for name, member in members.items()}
 
     def __call__(self, batch: Batch) -> dict[str, Outputs]:
         """Answers of every teacher and of the ensemble, a row each."""
         answers = {name: self._calibrated(name, self._rows(name, batch)) for name in self.members}
         batch = self.task.row_batch(batch)
-        present = self.present(batch)
+        present = self.heard(batch)
         combined: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
         for head in batch.labels:
@@ -87,6 +96,22 @@ class Teachers:
     def present(self, batch: Batch) -> Tensor:
         """Which teacher can see which clip: (B, M) bool."""
         return torch.stack([batch.present[member.input_name] for member in self.members.values()], 1)
+
+    def heard(self, batch: Batch) -> Tensor:
+        """Which teacher has a say in the ensemble for which clip: (B, M) bool. One's own answer is there regardless."""
+        present = self.present(batch)
+        return present if self.dropout is None else self.dropout(present, batch.clip, batch.view)
+
+    def dropping(self, probability: float, seed: int, views: int) -> Teachers:
+        """The same teachers as one student hears them; the ensemble leaves some out at random.
+
+        Args:
+            probability: that a teacher is left out of a clip's view, in [0, 1).
+            seed: of the student.
+            views: how many views of a clip are shown for learning; of later ones, surveys', nobody is left out.
+        """
+        dropout = TeacherDropout(probability, seed, tuple(self.members), views) if probability else None
+        return Teachers(self.members, self.weighting, self.task, dropout)
 
     def weights(self, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
         """Weight (B,) of each teacher in the ensemble's first head, from what the group answered."""

@@ -5,6 +5,7 @@ Encoding each episode anew would take `way * (shot + queries)` network passes an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from vidistill.core.progress import Counter
 from vidistill.data.batches import ViewDataset, fixed_batches, loader, view_counts
 from vidistill.data.episodes import Episodes
+from vidistill.models.episode_heads import EpisodeHead, Projected
 from vidistill.tasks.base import Predictions
 from vidistill.tasks.fewshot import EPISODE
 
@@ -75,8 +77,6 @@ def evaluate_episodes(
     Returns:
         Predictions with a row a query; `clip` is the episode's number.
     """
-    support = torch.from_numpy(np.searchsorted(clips, episodes.support))
-    queries = torch.from_numpy(np.searchsorted(clips, episodes.queries))
     device, head = accelerator.device, network.head
     was_training = network.training
     network.eval()
@@ -85,14 +85,32 @@ def evaluate_episodes(
         for stream in network.streams:
             parts = [head.project(part.to(device)) for part in torch.split(frames[stream], CLIPS)]
             projected.append(tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
-        rows = []
-        for known, asked in zip(torch.split(support, EPISODES), torch.split(queries, EPISODES), strict=True):
-            known, asked = known.to(device), asked.to(device)
-            rows.append(sum(head.episodes(each, known, asked) for each in projected).float().cpu())
+        logits = compare_projected(head, projected, clips, episodes)
     network.train(was_training)
-    logits = torch.cat(rows).flatten(0, 1).numpy()
-    number = np.repeat(np.arange(len(episodes)), queries.shape[1])
-    return Predictions({EPISODE: logits}, {EPISODE: episodes.query_labels.reshape(-1)}, number)
+    number = np.repeat(np.arange(len(episodes)), episodes.queries.shape[1])
+    return Predictions({EPISODE: logits.flatten(0, 1).numpy()}, {EPISODE: episodes.query_labels.reshape(-1)}, number)
+
+
+def compare_projected(
+    head: EpisodeHead, projected: Sequence[Projected], clips: NDArray[np.int64], episodes: Episodes
+) -> Tensor:
+    """Logits (E, Q, way), on the CPU, of episodes of clips that are projected.
+
+    Args:
+        head: what projected them.
+        projected: a stream each, of N clips.
+        clips: their store indices (N,), increasing.
+        episodes: what is drawn of them.
+    """
+    device = projected[0][0].device
+    support = torch.from_numpy(np.searchsorted(clips, episodes.support))
+    queries = torch.from_numpy(np.searchsorted(clips, episodes.queries))
+    rows = []
+    for known, asked in zip(torch.split(support, EPISODES), torch.split(queries, EPISODES), strict=True):
+        known, asked = known.to(device), asked.to(device)
+        summed = torch.stack([head.episodes(each, known, asked) for each in projected]).sum(0)
+        rows.append(summed.float().cpu())
+    return torch.cat(rows)
 
 
 def save_frames(path: Path, frames: dict[str, Tensor], clips: NDArray[np.int64]) -> None:

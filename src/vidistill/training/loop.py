@@ -225,6 +225,10 @@ def _survey(training: Training, state: _State, number: int) -> None:
     store, schedule, curriculum = training.dataset.store, training.schedule, training.curriculum
     views = [training.survey_views + number]
     seed = integer_seed(training.seed, "survey")
+    # What a method draws while it looks must not depend on what was drawn before: a resumed run looks again.
+    torch.manual_seed(integer_seed(training.seed, "survey step", number, training.accelerator.process_index))
+    if training.method is not None and training.method.phases:
+        training.method.start_phase(training.method.phases[-1])
     plan = training.task.plan(store, curriculum.clips, number, views, seed, schedule.batch_size)
     assert training.teachers is not None
     with _precision(training):

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidistill.core.errors import RecipeError
 from vidistill.core.types import Batch, Losses
 from vidistill.tasks.base import Task
 from vidistill.teachers.group import Teachers
@@ -90,6 +91,16 @@ def write_survey(path: Path, seen: Seen, clips: NDArray[np.int64], learned: Mapp
 
 
 def transfer_loss(losses: Losses) -> Tensor:
-    """The weighted sum (B,) of the distillation terms that have a value of their own for each clip."""
+    """The weighted sum (B,) of the distillation terms that have a value of their own for each clip.
+
+    Raises:
+        RecipeError: there is none.
+    """
     terms = [loss for loss in losses.values() if loss.distillation and loss.per_clip and loss.weight]
+    if not terms:
+        raise RecipeError(
+            "the curriculum asks how hard clips are to transfer and the method has no distillation term a clip",
+            where="curriculum",
+            todo="Choose a method with a weight above 0, e.g. kd.",
+        )
     return torch.stack([loss.weight * loss.values.float() for loss in terms]).sum(0)
