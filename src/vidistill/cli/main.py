@@ -121,6 +121,26 @@ def pack(
 
 
 @app.command()
+def episodes(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    to: Annotated[
+        Path | None, typer.Option("--output", help="The file to write; default: here, named after the recipe.")
+    ] = None,
+) -> None:
+    """Write the few-shot episodes of a recipe as a file, so that others test on the very same ones.
+
+    Their recipes name it: task.episode_files.test=FILE. Clips are named by id, classes by name.
+
+    Example: vidistill episodes recipes/fewshot/jhmdb.yaml --split test --output jhmdb.test.episodes.jsonl
+    """
+    from vidistill.cli.episodes import write_recipe_episodes
+
+    output.print(write_recipe_episodes(choose_recipe(recipe, overrides, None), split, to), markup=False, soft_wrap=True)
+
+
+@app.command()
 def predict(
     video: Annotated[Path, typer.Argument(help="A video file.")],
     model: Annotated[Path, typer.Option(help="An exported student (.onnx).")],
@@ -219,6 +239,31 @@ def compare(
     from vidistill.report.compare import write_comparison
 
     output.print(f"comparison: {write_comparison(runs, to)}", soft_wrap=True)
+
+
+@app.command()
+def fuse(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, two or more.")],
+    weights: Annotated[
+        str | None, typer.Option(help="A factor for each run, e.g. 1,1.5. Default: all alike.", show_default=False)
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--output", help="The folder to write; default: RUN+RUN beside the first.")
+    ] = None,
+) -> None:
+    """Fuse what the students of finished runs say of the same test clips, e.g. of RGB and of flow (two-stream).
+
+    The runs share data, task and test split. Students that all have, under the seeds that all have, are fused; a table
+    sets the fused beside the single streams. Nothing is trained.
+
+    Examples:
+    vidistill fuse runs/generative_jhmdb runs/generative_jhmdb_flow
+
+    vidistill fuse runs/rgb runs/flow --weights 1,1.5 --output runs/two_stream
+    """
+    from vidistill.cli.fusing import fuse_and_show
+
+    fuse_and_show(runs, weights, to, output)
 
 
 @app.command("import")
