@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROUNDING = 1e-9
+"""Part of a clip's length that is lost to rounding at most."""
+
 ENSEMBLE = "ensemble"
 """Name under which the weighted ensemble of all teachers answers, beside each teacher's own name."""
 
@@ -95,9 +98,10 @@ class Colour:
 class View:
     """One look at a clip, shared by all its modalities.
 
-    `times` are seconds from the clip's start, one for each frame of the view, increasing. `box` is the crop as
-    fractions (x0, y0, x1, y1) of the uncropped frame; the flip is applied after the crop. `seed` is that of training
-    views, for what a modality draws by itself (masks of spectrograms); None in testing.
+    `times` are seconds from the clip's start, one for each frame of the view. They do not decrease, unless the view
+    plays a short clip again from its start: `loop` is then the clip's length in seconds, and times are below it. `box`
+    is the crop as fractions (x0, y0, x1, y1) of the uncropped frame; the flip is applied after the crop. `seed` is that
+    of training views, for what a modality draws by itself (masks of spectrograms); None in testing.
     """
 
     clip: str
@@ -107,14 +111,24 @@ class View:
     flip: bool = False
     colour: Colour | None = None
     seed: int | None = None
+    loop: float | None = None
 
     def times_for(self, count: int | None) -> NDArray[np.float64]:
-        """The view's time span sampled `count` times: the frame times themselves where `count` is theirs or None."""
+        """The view's time span sampled `count` times: the frame times themselves where `count` is theirs or None.
+
+        Between the clip's end and its start again, time goes on to the end and then begins at 0.
+        """
         if count is None or count == len(self.times):
             return self.times
         if len(self.times) == 1:
             return np.repeat(self.times, count)
-        return np.interp(np.linspace(0.0, len(self.times) - 1.0, count), np.arange(len(self.times)), self.times)
+        places = np.linspace(0.0, len(self.times) - 1.0, count)
+        if self.loop is None:
+            return np.interp(places, np.arange(len(self.times)), self.times)
+        played = self.times[0] + np.concatenate(([0.0], np.cumsum(np.diff(self.times) % self.loop)))
+        times = np.interp(places, np.arange(len(played)), played) % self.loop
+        # What rounding has left just below the clip's end is its start again.
+        return np.where(self.loop - times < ROUNDING * self.loop, 0.0, times)
 
 
 @dataclass
@@ -140,8 +154,9 @@ class Batch:
 
     `inputs` and `present` are keyed by input name (the key in the recipe's `modalities`). Where `present[name][b]` is
     False the clip lacks that modality: its rows of `inputs[name]` are zeros that nobody may use.
-    `labels` are class indices (B,) by head, or (B, T) one for each time step of a window; `clip` indexes the store;
-    `view` is the view number.
+    `labels` are class indices (B,) by head, or (B, T) one for each time step of a window, or a window's segments
+    (B, M, 3): start and end as parts of it, class, -1 for rows that fill up. `clip` indexes the store; `view` is the
+    view number.
     """
 
     inputs: dict[str, Tensor]

@@ -56,7 +56,7 @@ def proposed_segments(
     policy = pipeline.policy
     size = policy.steps
     length = policy.steps_of(ClipShape(extent.frames, extent.rate))
-    starts = window_starts(max(length, size), size, max(1, size // 2))
+    starts = window_starts(length, size)
     seconds = policy.step_frames / extent.rate
     rows, spans = [], []
     windows = sliding_windows(pipeline.steps(path, key, extent), starts.tolist(), size)
@@ -83,7 +83,7 @@ def step_logits(
     """
     size = pipeline.policy.steps
     length = pipeline.policy.steps_of(ClipShape(extent.frames, extent.rate))
-    starts = window_starts(max(length, size), size, max(1, size // 2))
+    starts = window_starts(length, size)
     rows = [
         run_session(session, window[None])[head][0]
         for window in sliding_windows(pipeline.steps(path, key, extent), starts.tolist(), size)

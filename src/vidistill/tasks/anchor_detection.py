@@ -248,7 +248,7 @@ def windows_of(store: ClipStore, policy: ViewPolicy, index: int) -> list[View]:
     """The windows that a clip is tested by: half a window apart, from its start to its last step."""
     shape = clip_shape(store, index)
     rate, width = shape.rate, policy.step_frames
-    starts = window_starts(max(policy.steps_of(shape), policy.steps), policy.steps, max(1, policy.steps // 2))
+    starts = window_starts(policy.steps_of(shape), policy.steps)
     frames = policy.stride * np.arange(policy.steps * policy.frames)
     times = [np.minimum(start * width + frames, shape.frames - 1) / rate for start in starts.tolist()]
     return [View(store.clips[index].id, number, each) for number, each in enumerate(times)]

@@ -1,7 +1,8 @@
 """What every task is: what a view's labels are, what a network's outputs are compared as, and how answers are judged.
 
-A task names the **rows** that losses, methods and metrics see: clips in recognition, time steps in detection, queries
-in few-shot recognition. Everything downstream handles rows alike, so a method need not know the task.
+A task names the **rows** that losses, methods and metrics see: clips in recognition, time steps or anchors in
+detection, queries in few-shot recognition. Everything downstream handles rows alike, so a method need not know the
+task.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Predictions:
         labels: by head (N,), -1 where unknown.
         clip: what a row belongs to (N,), increasing: the clip's store index, or the episode's number. Intervals
             resample these.
-        spans: start and end in seconds (N, 2) of rows that are time steps of untrimmed clips, else None.
+        spans: start and end in seconds (N, 2) of rows that are time steps of untrimmed clips, or of what anchors
+            propose; None for clips and queries.
         truth: of untrimmed clips, the annotated segments (M, 4): clip, start, end in seconds, class number.
     """
 

@@ -180,7 +180,7 @@ def _windows(
     for clip, group in groupby(steps(), key=itemgetter(0)):
         shape = clip_shape(dataset.store, clip)
         count, size = policy.steps_of(shape), policy.steps
-        starts = window_starts(max(count, size), size, max(1, size // 2))
+        starts = window_starts(count, size)
         seconds = policy.step_frames / shape.rate
         logits, spans = [], []
         windows = sliding_windows((step for _, step in islice(group, count)), starts.tolist(), size)
@@ -204,7 +204,7 @@ def in_context(network: StepNetwork, embeddings: Tensor, steps: int) -> Arrays:
     """
     length = len(embeddings)
     size = min(steps, length)
-    starts = window_starts(length, size, max(1, size // 2))
+    starts = window_starts(length, size)
     windows = embeddings[torch.from_numpy(starts[:, None] + np.arange(size)).to(embeddings.device)]
     outputs = network.contextualise(windows)
     return {
