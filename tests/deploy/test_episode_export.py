@@ -18,6 +18,7 @@ from vidistill.deploy.session import FORMAT_VERSION, open_session, read_metadata
 from vidistill.models.base import Backbone, Features
 from vidistill.models.episode_heads import build_episode_head
 from vidistill.models.episode_network import DISTILLED, FRAMES, EpisodeNetwork, StreamHeads, episode_logits
+from vidistill.models.strm import PatchAttention
 
 SHAPE = (3, 4, 6, 6)
 WIDTH = 8
@@ -32,25 +33,29 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 class Frames(Backbone):
-    """Each frame's pixels, by a linear layer, in two streams."""
+    """Each frame's pixels, by a linear layer, in two streams; where asked for, pixels attend to each other before."""
 
     embedding_dim = WIDTH
 
-    def __init__(self, streams: int = 2) -> None:
+    def __init__(self, streams: int = 2, attention: bool = False) -> None:
         super().__init__()
+        self.attention = PatchAttention(3, 36) if attention else None
         self.linear = nn.Linear(3 * 6 * 6, 10)
         self.heads = StreamHeads(10, WIDTH, streams)
         self.feature_names = self.heads.names
 
     def forward(self, x: Tensor, features: tuple[str, ...] = ()) -> tuple[Tensor, Features]:
-        streams = self.heads(self.linear(x.transpose(1, 2).flatten(2)))
+        frames = x.transpose(1, 2)
+        if self.attention is not None:
+            frames = self.attention(frames.flatten(0, 1)).reshape(frames.shape)
+        streams = self.heads(self.linear(frames.flatten(2)))
         return streams[FRAMES].mean(1), streams
 
 
 def make(head: str, streams: int = 2, **options: Any) -> EpisodeNetwork:
     torch.manual_seed(0)
     built = build_episode_head(head, SHAPE[1], WIDTH, {**HEADS[head], **options})
-    return EpisodeNetwork(Frames(streams), built, SHAPE, {"action": 3})
+    return EpisodeNetwork(Frames(streams, attention=head == "strm"), built, SHAPE, {"action": 3})
 
 
 def clips(count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import av
 import numpy as np
 import pytest
 
+from vidistill.cli.episodes import write_recipe_episodes
+from vidistill.cli.main import main
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.recipe import make_recipe
 from vidistill.deploy.enroll import Enroller
@@ -102,6 +105,73 @@ def test_all_ways_are_measured_on_the_same_episodes_of_new_classes(finished: Run
     assert all((each == labels[0]).all() for each in labels)
 
 
+def test_the_classes_that_are_never_trained_on_are_judged_one_by_one(finished: Run) -> None:
+    found = json.loads((finished.folder / "results.json").read_text())
+    table = found["per_class"]["action"]
+    assert list(table) == ["c0", "c3", "c6"] and "confusion" not in found
+    asked = np.unique(finished.task.episodes(finished.store, "test", np.ones(CLASSES * CLIPS, np.bool_)).queries)
+    assert sum(each["clips"] for each in table.values()) == len(asked)
+    values = [each[role] for each in table.values() for role in ("alone", "distilled")]
+    assert all(0 <= value <= 1 for value in values)
+    overall = next(row for row in found["rows"] if row["role"] == "alone")["metrics"]["episode/top1"]["value"]
+    shares = [each["alone"] for each in table.values()]
+    assert min(shares) <= overall <= max(shares)
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert ">Gain by class</h2>" in page and ">Confusion</h2>" not in page
+
+
+def test_the_int8_form_is_judged_on_the_same_episodes(finished: Run) -> None:
+    found = json.loads((finished.folder / "export" / "export.json").read_text())
+    fp32, int8 = found["int8"]["top1_fp32"], found["int8"]["top1_int8"]
+    row = next(
+        row for row in json.loads((finished.folder / "results.json").read_text())["rows"] if row["role"] == "distilled"
+    )
+    assert fp32 == pytest.approx(row["metrics"]["episode/top1"]["value"], abs=0.02), "one test view, as here"
+    assert abs(fp32 - int8) < 0.15 and found["int8"]["drop"] == pytest.approx(fp32 - int8)
+    assert found["int8"]["bytes"] < 0.5 * found["onnx"]["bytes"]
+
+
+def test_others_test_on_the_same_episodes_by_a_file(
+    finished: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "test of ours.jsonl"
+    recipe = str(finished.folder / "recipe.yaml")
+    monkeypatch.setattr(sys, "argv", ["vidistill", "episodes", recipe, "--split", "test", "--output", str(file)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0 and capsys.readouterr().out.strip() == f"written: {file} (60 episodes)"
+    task = {"name": "fewshot", "way": 2, "shot": 2, "queries": 2, "seed": 5, "episode_files": {"test": str(file)}}
+    schedule = {"epochs": 1, "batch_size": 8, "views": 1}
+    tree = fewshot_recipe(clips, tmp_path, name="other", teachers={}, variants={}, task=task, schedule=schedule)
+    other = run_recipe(make_recipe({**tree, "runs": str(finished.recipe.runs)}), until="evaluate")
+    assert json.loads((other.folder / "results.json").read_text())["clips"] == 60
+    everything = np.ones(len(other.store), np.bool_)
+    ours, theirs = (run.task.episodes(run.store, "test", everything) for run in (finished, other))
+    for name in ("support", "queries", "classes"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_both_classifiers_of_strm_are_learned_in_a_run(clips: Path, tmp_path: Path) -> None:
+    strm = {"enrich": "patches", "comparison": {"name": "strm", "projection": 8}}
+    tree = fewshot_recipe(clips, tmp_path, teachers={}, variants={}, schedule={"epochs": 1, "batch_size": 8})
+    tree["student"] |= strm
+    run = run_recipe(make_recipe(tree), until="distil")
+    history = (run.folder / "models" / "alone-seed0" / "history.jsonl").read_text().splitlines()
+    terms = json.loads(history[0])["terms"]
+    assert set(terms) == {"label_episode", "label_episode_distilled", "label_episode_patches"}
+    assert all(value > 0 for value in terms.values())
+
+
+def test_only_few_shot_recipes_have_episodes(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no fixed episodes for 'train'"):
+        write_recipe_episodes(finished.recipe, "train", tmp_path / "a")
+    tree = finished.recipe.model_dump(mode="json") | {"task": {"name": "recognition"}, "teachers": {}, "variants": {}}
+    tree["data"] = {"format": "manifest", "root": str(finished.recipe.data.root)}
+    with pytest.raises(RecipeError, match="recognition has no episodes"):
+        write_recipe_episodes(make_recipe(tree), "test", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_test_classes_are_never_trained_on(finished: Run) -> None:
     store = finished.store
     labels = store.labels("action")
@@ -138,7 +208,8 @@ def write_video(path: Path, frames: Any) -> None:
         container.mux(stream.encode())
 
 
-def test_new_classes_are_enrolled_from_example_videos_and_told_apart(finished: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["student.onnx", "student.int8.onnx"])
+def test_new_classes_are_enrolled_from_example_videos_and_told_apart(finished: Run, tmp_path: Path, form: str) -> None:
     store = finished.store
     labels, test = store.labels("action"), store.indices("test")
     right = []
@@ -148,7 +219,7 @@ def test_new_classes_are_enrolled_from_example_videos_and_told_apart(finished: R
         for number, clip in enumerate(clips[:5]):
             folder = "examples" if number < 3 else "asked"
             write_video(tmp_path / folder / name / f"{number}.mp4", store.signal(int(clip), "rgb").values)
-    model = finished.folder / "export" / "student.onnx"
+    model = finished.folder / "export" / form
     Enroller(model).enroll(tmp_path / "examples").save(tmp_path / "my.support.safetensors")
     predictor = open_predictor(model, tmp_path / "my.support.safetensors")
     for video in sorted((tmp_path / "asked").rglob("*.mp4")):
@@ -169,6 +240,7 @@ def test_a_second_run_does_nothing(finished: Run) -> None:
     [
         ({"task": {"name": "fewshot", "way": 6}}, DataError, "6-way episodes need 6 classes"),
         ({"data": {"split_by_class": {"test": ["c9"]}}}, RecipeError, "c9"),
+        ({"task": {"name": "fewshot", "episode_files": {"test": "nowhere"}}}, RecipeError, "episode_files.test"),
         ({"student": {"network": "compact3d", "width": 4}}, RecipeError, "vectors of frames"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +41,58 @@ def test_a_checkpoint_is_loaded_with_its_head(name: str, root: str) -> None:
     load_published(network, "generative", published(source, root, counters=bool(root)))
     ours, theirs = network.state_dict(), source.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+ATTENDED = {"trunk": "i3d_topheavy", "attention": "published", "trunk_options": {"width": 0.125}}
+
+
+def published_attended(network: Network) -> dict[str, Tensor]:
+    """The weights of a recognition network with attention as published, written out by hand."""
+    state = {}
+    for key, value in network.state_dict().items():
+        layer = re.fullmatch(r"backbone\.trunk\.stages\.(\w+?)(_\w+)\.(.+)", key)
+        if layer is not None:
+            key = f"backbone._model.{layer[1].capitalize()}{layer[2]}.{layer[3]}"
+        key = key.replace("backbone.attention.reduce.", "deconv1.")
+        key = re.sub(r"backbone\.attention\.head\.0\.(\w+)", r"Att_Head_5c.0.conv1d.\1", key)
+        key = key.replace("backbone.attention.head.", "Att_Head_5c.")
+        state[key.replace("head.action.", "backbone._model.logits.conv3d.")] = value
+    name = "backbone._model.logits.conv3d.weight"
+    return state | {name: state[name][..., None, None, None]}
+
+
+def test_a_recognition_network_with_attention_is_loaded_with_its_head() -> None:
+    source, network = (build_network("attended", SHAPE, {"action": 3}, ATTENDED) for _ in range(2))
+    load_published(network, "generative", published_attended(source))
+    ours, theirs = network.state_dict(), source.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_attention_of_our_own_kind_has_no_checkpoints() -> None:
+    for options in ({"trunk": "i3d", "attention": "pooled"}, {"trunk": "compact3d", "attention": "published"}):
+        with torch.device("meta"):
+            network = build_network("attended", SHAPE, {"action": 3}, options)
+        with pytest.raises(RecipeError, match="'generative' published (checkpoints for attention|no checkpoints)"):
+            published_keys("generative", network)
+
+
+def test_a_detector_has_the_key_map_of_its_published_form() -> None:
+    options = {"trunk": "i3d_topheavy", "levels": 3, "width": 32, "attention": "published"}
+    with torch.device("meta"):
+        network = build_network("anchor_detector", (3, 64, 32, 32), {"action": 3}, options)
+    ours, theirs = (published_keys(system, network) for system in ("generative", "afsd"))
+    assert callable(ours) and callable(theirs)
+    for key in (
+        "backbone._model.Mixed_4f.b1b.conv3d.weight",
+        "Att_Head_4f.0.conv1d.weight",
+        "coarse_pyramid_detection.loc_heads.2.scale",
+        "backbone._model.logits.conv3d.bias",
+    ):
+        assert ours(key) == theirs(key) and (ours(key) is None or ours(key) in network.state_dict())
+    with torch.device("meta"):
+        other = build_network("anchor_detector", SHAPE, {"action": 3}, {"trunk": "compact3d", "levels": 2})
+    with pytest.raises(RecipeError, match="'generative' published no checkpoints for network 'anchor_detector'"):
+        published_keys("generative", other)
 
 
 def test_what_a_distilled_network_has_beside_its_backbone_is_refused_by_name() -> None:

@@ -129,7 +129,7 @@ def test_weights_that_are_absent_or_of_another_depth_are_refused_by_name(tmp_pat
     with pytest.raises(ModelError, match="there is no weights file"):
         built({"weights": str(tmp_path / "no.pth")})
     torch.save(pretrained(built({"depth": 18})), tmp_path / "deep.pth")
-    with pytest.raises(CheckpointError, match=r"do not fit resnet3d: .*unexpected \(stages\.layer1\.1\.conv1"):
+    with pytest.raises(CheckpointError, match=r"do not fit Resnet3d: .*unexpected \(stages\.layer1\.1\.conv1"):
         built({"weights": str(tmp_path / "deep.pth")})
 
 

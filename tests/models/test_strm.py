@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidistill.core.errors import ModelError
-from vidistill.models.episode_heads import build_episode_head
+from vidistill.models.episode_heads import PATCH_LEVEL, WHOLE, build_episode_head
 from vidistill.models.strm import FrameMixer, PatchAttention, Strm, TupleDistance, nearest_distance
 
 
@@ -86,3 +86,13 @@ def test_the_head_is_trx_of_mixed_frames_plus_a_share_of_the_distances_of_plain_
 def test_a_width_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(ModelError, match="must be 2 or more"):
         build_episode_head("strm", 4, 1, {"projection": 4})
+
+
+def test_while_training_both_parts_are_apart_and_add_up_to_the_whole() -> None:
+    head = build_episode_head("strm", 4, 6, {"projection": 5, "dropout": 0.0, "distance_weight": 0.4})
+    frames, support, queries = random(8, 4, 6), torch.arange(6).reshape(1, 3, 2), torch.tensor([[6, 7]])
+    parts = head.train().classifiers(frames, support, queries)
+    whole = head.eval().classifiers(frames, support, queries)
+    assert set(parts) == {WHOLE, PATCH_LEVEL} and set(whole) == {WHOLE}
+    torch.testing.assert_close(parts[WHOLE] + 0.4 * parts[PATCH_LEVEL], whole[WHOLE])
+    torch.testing.assert_close(whole[WHOLE], head(frames, support, queries))

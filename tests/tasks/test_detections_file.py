@@ -64,13 +64,36 @@ def test_detections_of_another_set_are_an_error_of_their_own(tmp_path) -> None:
     with pytest.raises(OtherSetError, match="another set: it has no video 'a'"):
         read_detections(path, videos=["video_1", "video_2"])
     with pytest.raises(OtherSetError, match="no class"):
-        read_detections(path, videos=["a"], classes=["jump"])
+        read_detections(path, videos=["a", "b"], classes=["jump"])
+
+
+@pytest.mark.parametrize(("kind", "place"), [("json", "results, a, entry 0"), ("csv", "line 3")])
+def test_some_detections_of_no_video_or_class_of_the_set_are_counted_and_the_first_is_placed(
+    tmp_path, kind, place
+) -> None:
+    path = tmp_path / f"found.{kind}"
+    write_detections(FOUND, path)
+    with pytest.raises(DataError) as caught:
+        read_detections(path, videos=["b", "aa"])
+    assert str(caught.value) == (
+        f"{path}, {place}: the set has no video 'a'; 2 of 3 detections are of such ones. Did you mean 'aa'?"
+    )
+    with pytest.raises(DataError, match="the set has no class 'say \"hi\"'; 1 of 3 detections"):
+        read_detections(path, videos=["a", "b"], classes=["run, fast"])
+    assert len(read_detections(path, videos=["b"], classes=["run, fast"], unknown="ignore")) == 3
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path) -> None:
+    (tmp_path / "f.csv").write_text("video,label,start,end,score\nv,x,1,2,0.5\n", encoding="utf-8-sig")
+    assert read_detections(tmp_path / "f.csv").clip.tolist() == ["v"]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("f.json", "{", "not JSON"),
+        ("f.json", "[" * 100_000, "not JSON"),
+        ("f.json", "9" * 5000, "not JSON"),
         ("f.json", "[]", "no entry 'results'"),
         ("f.json", '{"results": {"v": 3}}', "results, v"),
         ("f.json", '{"results": {"v": [3]}}', "entry 0"),
@@ -78,6 +101,12 @@ def test_detections_of_another_set_are_an_error_of_their_own(tmp_path) -> None:
         ("f.json", '{"results": {"v": [{"label": "x", "score": null, "segment": [1, 2]}]}}', "must be numbers"),
         ("f.json", '{"results": {"v": [{"label": "x", "score": 1, "segment": [3, 2]}]}}', "not a segment"),
         ("f.json", '{"results": {"v": [{"score": 1, "segment": [1, 2]}]}}', "label must be"),
+        (
+            "f.json",
+            '{"results": {"v": [{"label": "x", "score": 1, "segment": [1, 1%s]}]}}' % ("0" * 400),
+            "must be numbers",
+        ),
+        ("f.csv", "video,label,start,end,score\n" + "v" * 200_000 + ",x,1,2,1\n", "not CSV"),
         ("f.csv", "video,label,start,end\n", "no column 'score'"),
         ("f.csv", "video,label,start,end,score\nv,x,1,2,nan\n", "line 2: not a segment"),
         ("f.csv", "video,label,start,end,score\nv,x,1\n", "line 2: start, end and score"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from vidistill.core.errors import DataError
 from vidistill.tasks.episode_metrics import (
     by_episode,
+    class_accuracies,
     episode_accuracies,
     episode_confusion,
     episode_score,
@@ -38,6 +39,22 @@ def test_accuracy_and_confusion_are_what_a_loop_counts(count, queries, way, seed
     np.testing.assert_allclose(episode_accuracies(logits, labels), right)
     assert (episode_confusion(logits, labels, classes, 7) == confusion).all()
     assert (offered(labels, classes, 7) == offers).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 6), st.integers(1, 5), st.integers(2, 4), st.integers(0, 99))
+def test_the_accuracy_of_a_class_is_that_of_its_queries_in_all_episodes(count, queries, way, seed) -> None:
+    if count:
+        logits, labels, classes = episodes(count, queries, way, seed)
+    else:
+        logits, labels, classes = np.zeros((0, queries, way)), np.zeros((0, queries), int), np.zeros((0, way), int)
+    right: dict[int, list[bool]] = {number: [] for number in range(7)}
+    for e in range(count):
+        for q in range(queries):
+            right[int(classes[e, labels[e, q]])].append(int(logits[e, q].argmax()) == labels[e, q])
+    accuracies, asked = class_accuracies(logits, labels, classes, 7)
+    assert asked.tolist() == [len(each) for each in right.values()]
+    np.testing.assert_allclose(accuracies, [np.mean(each) if each else np.nan for each in right.values()])
 
 
 def test_the_score_is_the_mean_with_196_standard_errors() -> None:

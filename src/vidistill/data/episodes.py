@@ -54,6 +54,10 @@ class Episodes:
     def __getitem__(self, index: int) -> Episode:
         return Episode(self.support[index], self.queries[index], self.query_labels[index], self.classes[index])
 
+    def take(self, chosen: NDArray[Any]) -> Episodes:
+        """Some of the episodes: by number, or by a mask (E,)."""
+        return Episodes(self.support[chosen], self.queries[chosen], self.query_labels[chosen], self.classes[chosen])
+
     @classmethod
     def stack(cls, episodes: Sequence[Episode]) -> Episodes:
         """Episodes of equal shapes as one.

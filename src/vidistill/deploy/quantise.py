@@ -105,7 +105,8 @@ def _quantise(source: Path, clips: _Chained, target: Path, reduce_range: bool) -
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
             prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(str(source), str(prepared))
+            # Symbolic shapes change nothing of the result, and onnxruntime stumbles over those of TRX.
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
                 str(target),

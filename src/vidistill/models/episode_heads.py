@@ -29,6 +29,9 @@ CHUNK_BYTES = 2**28
 
 FLOAT_BYTES = 4
 
+WHOLE, PATCH_LEVEL = "whole", "patch_level"
+"""Classifiers of a head: all of it (or its main part, where the others learn apart), and STRM's of plain frames."""
+
 
 class EpisodeHead(nn.Module):
     """Compares clips of an episode; a subclass gives `project`, `logits` and, where it differs, `episode_bytes`."""
@@ -79,6 +82,13 @@ class EpisodeHead(nn.Module):
         step = max(1, CHUNK_BYTES // max(1, sum(clips * part[0].numel() * part.element_size() for part in projected)))
         pairs = zip(torch.split(support_index, step), torch.split(query_index, step), strict=True)
         return _joined([self.compare(gather(projected, known), gather(projected, asked)) for known, asked in pairs])
+
+    def classifiers(self, frames: Tensor, support_index: Tensor, query_index: Tensor) -> dict[str, Tensor]:
+        """Logits (E, Q, way) of all that labels teach by itself; `WHOLE` is there always. Arguments as of `forward`.
+
+        A head that adds up several classifiers gives them apart while training, and its sum otherwise.
+        """
+        return {WHOLE: self(frames, support_index, query_index)}
 
     def forward(self, frames: Tensor, support_index: Tensor, query_index: Tensor) -> Tensor:
         """Logits (E, Q, way) of episodes drawn from clips `frames` (N, L, D); indices as in `episodes`."""

@@ -96,14 +96,17 @@ def make_stage(inside: int, planes: int, stride: int, time_kernels: Sequence[int
     return nn.Sequential(first, *rest)
 
 
-def load_backbone(backbone: Backbone, path: str, keys: KeyMap, first: tuple[str, ...]) -> None:
+def load_backbone(
+    backbone: Backbone, path: str, keys: KeyMap, first: tuple[str, ...], fresh: tuple[str, ...] = ()
+) -> None:
     """Starts a backbone from a file: a published checkpoint, or one of `save_weights`. Classifiers are left out.
 
     Args:
-        backbone: receives every one of its tensors.
+        backbone: receives every one of its tensors, but for `fresh`.
         path: .pth, .pt or .safetensors.
         keys: key map from the published checkpoint to a `Network` over this backbone.
         first: keys within the backbone of the kernels that see the input; they are adapted to its channels.
+        fresh: prefixes of keys within the backbone that stay as drawn where the file has none of them.
 
     Raises:
         ModelError: no such file.
@@ -116,6 +119,9 @@ def load_backbone(backbone: Backbone, path: str, keys: KeyMap, first: tuple[str,
         state = rename(state, keys, path)
     state = {key.removeprefix(BACKBONE): value for key, value in state.items() if not key.startswith(HEAD)}
     own = backbone.state_dict()
+    for prefix in fresh:
+        if not any(key.startswith(prefix) for key in state):
+            state |= {key: value for key, value in own.items() if key.startswith(prefix)}
     for key in first:
         if key in state and state[key].shape[2:] == own[key].shape[2:]:
             state[key] = adapt_channels(state[key], own[key].shape[1])

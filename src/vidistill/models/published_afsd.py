@@ -70,23 +70,32 @@ def head_keys(prefixes: Prefixes) -> Callable[[str], str | None]:
 
 @PUBLISHED.register("afsd")
 def afsd_keys(network: Network) -> KeyMap:
-    """`anchor_detector` over `i3d` or `i3d_topheavy`, with `attention: published` or none.
+    """`anchor_detector` over `i3d` or `i3d_topheavy`; see `detector_keys`.
 
-    The trunk's classifier is dropped.
+    Raises:
+        RecipeError: another network, or another trunk, maps or attention.
+    """
+    return detector_keys(network, "afsd")
+
+
+def detector_keys(network: Network, system: str) -> KeyMap:
+    """The key map of a detector of `system`, with `attention: published` or none. The trunk's classifier is dropped.
 
     Raises:
         RecipeError: another network, or another trunk, maps or attention.
     """
     if not isinstance(network, AnchorDetector) or not isinstance(network.backbone.trunk, Inception3d):
         raise RecipeError(
-            f"'afsd' published no checkpoints for network {network.name!r} as built here",
+            f"{system!r} published no checkpoints for network {network.name!r} as built here",
             todo="Choose anchor_detector over i3d or i3d_topheavy.",
         )
     backbone = network.backbone
     if backbone.maps != MAPS:
-        raise RecipeError(f"'afsd' published checkpoints for the maps {', '.join(MAPS)} only", todo="Set maps so.")
+        raise RecipeError(f"{system!r} published checkpoints for the maps {', '.join(MAPS)} only", todo="Set maps so.")
     if any(not isinstance(layer, PublishedAttention) for layer in backbone.attention):
-        raise RecipeError("'afsd' published checkpoints for attention: published, or none", todo="Set attention so.")
+        raise RecipeError(
+            f"{system!r} published checkpoints for attention: published, or none", todo="Set attention so."
+        )
     trunk: Prefixes = {
         old: f"{INSIDE}trunk.{(new or '').removeprefix(INSIDE)}" for old, new in PUBLISHED_PREFIXES.items()
     }

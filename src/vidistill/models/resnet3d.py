@@ -8,21 +8,16 @@ channels through a projector, so that all depths have embeddings of one width.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidistill.core.errors import CheckpointError, ModelError
 from vidistill.models.base import Backbone, Features, Network, expect_rank
-from vidistill.models.import_ import import_checkpoint, prefix_map, rename
-from vidistill.models.inflated_resnet import BACKBONE, EXPANSION, HEAD, activated, convolution
+from vidistill.models.import_ import prefix_map
+from vidistill.models.inflated_resnet import BACKBONE, EXPANSION, activated, convolution, load_backbone
 from vidistill.models.networks import NETWORKS
-from vidistill.models.trunks import adapt_channels
-from vidistill.models.weights import misfit
 
 Depth = Literal[10, 18, 34, 50, 101, 152, 200]
 Variant = Literal["default", "released"]
@@ -44,6 +39,9 @@ PUBLISHED_PREFIXES: dict[str, str] = {
     PROJECTOR: f"{BACKBONE}{PROJECTOR}",
 }
 """Published prefix -> ours: of pretrained 3-D ResNets, and of the ensemble's classifiers, which number the parts."""
+
+FILE_PREFIXES: dict[str, str | None] = {**PUBLISHED_PREFIXES, "fc.": None, "classifiers.": None}
+"""The same for a file that only starts a backbone: classifiers are dropped."""
 
 
 class Block3d(nn.Module):
@@ -161,36 +159,6 @@ def shrink(clips: Tensor, side: int) -> Tensor:
     return small.reshape(clips.shape[0], clips.shape[2], clips.shape[1], *size).transpose(1, 2)
 
 
-def load_pretrained(backbone: Resnet3d, path: str) -> None:
-    """Starts a backbone from a file; classifiers are left out, and a projector that the file lacks stays as drawn.
-
-    Args:
-        backbone: receives every one of its other tensors.
-        path: .pth, .pt or .safetensors: a pretrained 3-D ResNet, a classifier of the ensemble, or one of ours.
-
-    Raises:
-        ModelError: no such file.
-        CheckpointError: an unreadable file, or weights of another architecture; the first keys are named.
-    """
-    if not Path(path).is_file():
-        raise ModelError(f"there is no weights file {path!r}", todo="Give a checkpoint's path, or null to start fresh.")
-    state = import_checkpoint(path)
-    if not any(key.startswith(BACKBONE) for key in state):
-        state = rename(state, prefix_map({**PUBLISHED_PREFIXES, "fc.": None, "classifiers.": None}), path)
-    own = backbone.state_dict()
-    given = {key.removeprefix(BACKBONE): value for key, value in state.items() if not key.startswith(HEAD)}
-    if not any(key.startswith(PROJECTOR) for key in given):
-        given |= {key: value for key, value in own.items() if key.startswith(PROJECTOR)}
-    first = "stem.0.weight"
-    if first in given and given[first].shape[2:] == own[first].shape[2:]:
-        given[first] = adapt_channels(given[first], own[first].shape[1])
-    problem = misfit(own, given)
-    if problem:
-        raise CheckpointError(f"the weights do not fit resnet3d: {problem}", where=path)
-    with torch.no_grad():
-        backbone.load_state_dict(given)
-
-
 @NETWORKS.register("resnet3d")
 def build_resnet3d(
     input_shape: tuple[int, ...],
@@ -214,7 +182,9 @@ def build_resnet3d(
             last map, without either.
         freeze_batch_norm: batch normalisation keeps its averages, scale and shift, as in the released code wherever
             it starts from pretrained weights.
-        weights: None, or a file; see `load_pretrained`. The first kernels are adapted to the channels.
+        weights: None, or a file: of a pretrained 3-D ResNet, a classifier of the ensemble, or one of ours. Classifiers
+            are left out, a projector that the file lacks stays as drawn, and the first kernels are adapted to the
+            channels.
         dropout: on the embedding, while training.
         variant: "released" shrinks larger frames to 112 pixels within the network, as the released classifier does
             with frames of 224: the decoder, the store and the crop have then paid for pixels that nothing sees, so
@@ -228,5 +198,5 @@ def build_resnet3d(
     side = SIDE if variant == "released" else None
     backbone = Resnet3d(input_shape[0], depth, width, projected, freeze_batch_norm, side)
     if weights is not None:
-        load_pretrained(backbone, weights)
+        load_backbone(backbone, weights, prefix_map(FILE_PREFIXES), ("stem.0.weight",), fresh=(PROJECTOR,))
     return Network(backbone, input_shape, classes, dropout)

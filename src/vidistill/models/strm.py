@@ -7,8 +7,9 @@ Thatipelli, Narayan, Khan, Anwer, Khan, Ghanem: Spatio-temporal Relation Modelin
 - `FrameMixer`: the frames of a clip are mixed over time, then each over its features.
 - `TupleDistance`: -mean over the query's tuples of the distance to the nearest tuple of the class.
 
-The head gives TRX(mixed frames) + 0.1 x TupleDistance(frames). In the published teacher the distance's layer is kept
-outside of the network's parameters: never trained, never saved, new at every start. Here it is a part like others.
+The head gives TRX(mixed frames) + 0.1 x TupleDistance(frames); while training each learns by itself. In the published
+teacher the distance's layer is kept outside of the network's parameters: never trained, never saved, new at every
+start. Here it is a part like others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from vidistill.core.errors import ModelError
 from vidistill.models.episode_heads import (
     EPISODE_HEADS,
     FLOAT_BYTES,
+    PATCH_LEVEL,
+    WHOLE,
     EpisodeHead,
     Projected,
     check_frames,
@@ -70,9 +73,9 @@ class PatchAttention(nn.Module):
         if x.shape[1] != patches:
             raise ModelError(f"patch attention was built for {patches} patches a frame, not {x.shape[1]}")
         placed = self.positions(x)
-        answers = functional.scaled_dot_product_attention(
-            self.query(placed), self.key(placed), self.value(placed), scale=1.0
-        )
+        # With an axis of heads, of which there is one: ONNX has no attention without it.
+        query, key, value = (layer(placed)[:, None] for layer in (self.query, self.key, self.value))
+        answers = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
         attended = self.gamma * answers + placed
         enriched = attended + self.mlp(attended)
         return enriched
@@ -213,6 +216,16 @@ class Strm(EpisodeHead):
         """What TRX keeps of mixed frames, then what the distances keep of the frames themselves."""
         check_frames("strm", frames, self.trx.length, self.trx.width)
         return *self.trx.project(self.mixer(frames)), *self.distance.project(frames)
+
+    def classifiers(self, frames: Tensor, support_index: Tensor, query_index: Tensor) -> dict[str, Tensor]:
+        """While training, TRX's logits as `WHOLE` and those of the tuple distances as `PATCH_LEVEL`."""
+        if not self.training:
+            return super().classifiers(frames, support_index, query_index)
+        projected = self.project(frames)
+        return {
+            WHOLE: self.trx.episodes(projected[: self.kept], support_index, query_index),
+            PATCH_LEVEL: self.distance.episodes(projected[self.kept :], support_index, query_index),
+        }
 
     def compare(self, support: Projected, queries: Projected) -> Tensor:
         """Logits (E, Q, way); each part minds its own memory."""

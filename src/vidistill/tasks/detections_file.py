@@ -12,9 +12,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,32 +78,55 @@ def _rows(detections: Detections, classes: Sequence[str] = ()) -> list[Row]:
 
 
 def read_detections(
-    path: Path, *, videos: Iterable[str] | None = None, classes: Iterable[str] | None = None
+    path: Path,
+    *,
+    videos: Iterable[str] | None = None,
+    classes: Iterable[str] | None = None,
+    unknown: Literal["error", "ignore"] = "error",
 ) -> Detections:
     """Read `.json` or `.csv`; `clip` and `label` are names, in the file's order.
 
     Args:
         path: of `write_detections`, or any ActivityNet-style result file.
-        videos: the set's videos; a file of which none is among them is of another set.
+        videos: the set's videos; a file of which none is among them is of another set. None: any.
         classes: the set's class names; the same.
+        unknown: whether detections of some other videos or classes are an error, or kept: subsets are judged with the
+            detections of a whole set.
 
     Raises:
         OtherSetError: all videos, or all classes, are unknown.
-        DataError: the file cannot be read: which entry, and what is wrong with it.
+        DataError: the file cannot be read, or some detections are of no video or class of the set: which entry, and
+            what is wrong with it.
     """
     if path.suffix not in (".json", ".csv"):
         raise DataError("detections are read from .json or .csv", where=str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read detections ({error})", where=str(path)) from error
-    rows = _parse_json(text, path) if path.suffix == ".json" else _parse_csv(text, path)
-    for kind, names, place in (("video", videos, 0), ("class", classes, 1)):
+    placed = _parse_json(text, path) if path.suffix == ".json" else _parse_csv(text, path)
+    for kind, names, column in (("video", videos, 0), ("class", classes, 1)):
         if names is not None:
-            _check_set(kind, {str(row[place]) for row in rows}, [str(name) for name in names], path)
-    columns = list(zip(*rows, strict=True)) or [()] * 5
+            known = [str(name) for name in names]
+            _check_set(kind, {str(row[column]) for _, row in placed}, known, path)
+            if unknown == "error":
+                _check_known(kind, [(where, str(row[column])) for where, row in placed], known)
+    columns = list(zip(*(row for _, row in placed), strict=True)) or [()] * 5
     video, label, start, end, score = columns
     return Detections(np.array(video, str), np.array(start), np.array(end), np.array(label, str), np.array(score))
+
+
+def _check_known(kind: str, found: Sequence[tuple[str, str]], known: Sequence[str]) -> None:
+    """Refuse names, each with where it stands, that are not known; the first is told."""
+    names = set(known)
+    strange = [(where, name) for where, name in found if name not in names]
+    if strange:
+        where, name = strange[0]
+        raise DataError(
+            f"the set has no {kind} {name!r}; {len(strange)} of {len(found)} detections are of such ones",
+            where=where,
+            todo=nearest(name, known),
+        )
 
 
 def _check_set(kind: str, found: set[str], known: Sequence[str], path: Path) -> None:
@@ -116,10 +139,10 @@ def _check_set(kind: str, found: set[str], known: Sequence[str], path: Path) -> 
         )
 
 
-def _parse_json(text: str, path: Path) -> list[Row]:
+def _parse_json(text: str, path: Path) -> list[tuple[str, Row]]:
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})", where=str(path)) from error
     results = tree.get("results") if isinstance(tree, dict) else None
     if not isinstance(results, dict):
@@ -135,16 +158,24 @@ def _parse_json(text: str, path: Path) -> list[Row]:
             segment = entry.get("segment")
             if not isinstance(segment, list) or len(segment) != 2:
                 raise DataError(f"segment must be [start, end] (got {segment!r})", where=where)
-            rows.append(_row((video, entry.get("label"), *segment, entry.get("score")), where))
+            rows.append((where, _row((video, entry.get("label"), *segment, entry.get("score")), where)))
     return rows
 
 
-def _parse_csv(text: str, path: Path) -> list[Row]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
+def _parse_csv(text: str, path: Path) -> list[tuple[str, Row]]:
+    try:
+        return list(_csv_rows(csv.DictReader(text.splitlines(keepends=True)), path))
+    except csv.Error as error:
+        raise DataError(f"not CSV ({error})", where=str(path)) from error
+
+
+def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, Row]]:
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"no column {missing[0]!r}", where=str(path), todo=f"The columns are {', '.join(COLUMNS)}")
-    return [_row([line[name] for name in COLUMNS], f"{path}, line {reader.line_num}") for line in reader]
+    for line in reader:
+        where = f"{path}, line {reader.line_num}"
+        yield where, _row([line[name] for name in COLUMNS], where)
 
 
 def _row(values: Sequence[Any], where: str) -> Row:
@@ -154,7 +185,7 @@ def _row(values: Sequence[Any], where: str) -> Row:
         raise DataError(f"label must be a name (got {label!r})", where=where)
     try:
         start, end, score = (float(value) for value in numbers)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"start, end and score must be numbers (got {numbers!r})", where=where) from error
     if not all(map(math.isfinite, (start, end, score))) or end < start:
         raise DataError(f"not a segment with a score: [{start}, {end}], {score}", where=where)

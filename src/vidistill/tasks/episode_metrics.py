@@ -87,6 +87,28 @@ def episode_statistics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, 
     }
 
 
+def class_accuracies(
+    logits: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any], count: int
+) -> tuple[Floats, Integers]:
+    """Accuracy (count,) over all queries of each class, NaN for one that is never asked for, and their number (count,).
+
+    Args:
+        logits: (E, Q, way).
+        labels: (E, Q), in 0..way-1.
+        classes: class numbers of each episode (E, way).
+        count: number of classes.
+
+    Raises:
+        DataError: shapes that do not fit.
+    """
+    _check(logits, labels)
+    truth = np.take_along_axis(classes, labels, axis=1).ravel()
+    right = in_top(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), 1)
+    asked = np.bincount(truth, minlength=count)
+    hits = np.bincount(truth, weights=right, minlength=count)
+    return np.where(asked > 0, hits / np.maximum(asked, 1), np.nan), asked.astype(np.int64)
+
+
 def episode_confusion(logits: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any], count: int) -> Integers:
     """Counts (count, count) over all queries: row = the query's class, column = the class it was taken for.
 

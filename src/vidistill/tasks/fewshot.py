@@ -3,7 +3,8 @@
 A batch is episodes one after another, each `way * shot` support clips class by class and then `way * queries` queries
 class by class, so that the place of a clip says its part. Rows are queries: a network's episode head compares them
 with the support, and its logits (Q, way) are what losses and methods see under the head "episode". A network with two
-streams of frame vectors gives "episode_distilled" too; at test time the logits of its streams are summed.
+streams of frame vectors gives "episode_distilled" too; at test time the logits of its streams are summed. While STRM's
+head learns, "episode" is its TRX alone and "episode_patches" its classifier of plain frames; their sum is tested.
 
 Vinyals et al.: Matching Networks for One Shot Learning, NeurIPS 2016, arXiv 1606.04080 (episodes). Deviations: models
 are selected on validation classes and tested on the same episodes, drawn from (seed, number).
@@ -13,27 +14,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, FilePath
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidistill.core.errors import RecipeError
+from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Batch, Loss, Losses, Outputs
 from vidistill.data.batches import Key
+from vidistill.data.episode_files import read_episodes
 from vidistill.data.episodes import Episodes, EpisodeSampler
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
+from vidistill.models.episode_heads import PATCH_LEVEL, WHOLE
 from vidistill.models.episode_network import DISTILLED, FRAMES
 from vidistill.tasks.base import TASKS, Predictions
 from vidistill.tasks.episode_metrics import by_episode, episode_statistics
 from vidistill.tasks.metrics import Statistic
 
-EPISODE = "episode"
+EPISODE, PATCHES = "episode", "episode_patches"
 STREAMS = {EPISODE: FRAMES, "episode_distilled": DISTILLED}
 """Heads, and the streams of frame vectors that give them."""
 SUPPORTS = {"support": FRAMES, "support_distilled": DISTILLED}
@@ -50,6 +53,7 @@ def nothing(way: int, queries: int) -> Episodes:
 
 
 Count = Annotated[int, Field(ge=1)]
+Split = Literal["val", "test"]
 
 
 @TASKS.register("fewshot")
@@ -66,11 +70,15 @@ class FewShot:
         val_way: classes an episode of validation classes, for data with fewer of them than `way`; 0: `way`.
         val_episodes: episodes of validation classes, by which networks are selected.
         test_episodes: episodes of test classes.
+        episode_files: of "val", "test" or both, a file whose episodes are used instead of drawn ones, all of them; see
+            `data.episode_files`. Their way, shot and queries a class are those of this task.
+        patch_weight: of the label loss of STRM's classifier of plain frames, where the network has one.
         seed: of the validation and test episodes.
     """
 
     name = "fewshot"
     primary = "top1"
+    features: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -84,6 +92,8 @@ class FewShot:
         val_way: Annotated[int, Field(ge=0)] = 0,
         val_episodes: Count = 1000,
         test_episodes: Count = 10000,
+        episode_files: dict[Split, FilePath] | None = None,
+        patch_weight: Annotated[float, Field(ge=0)] = 0.1,
         seed: int = 0,
     ) -> None:
         if len(classes) > 1:
@@ -94,6 +104,9 @@ class FewShot:
         self.ways = {"val": val_way or way, "test": way}
         self.test_queries, self.seed = test_queries, seed
         self.drawn = {"val": val_episodes, "test": test_episodes}
+        self.files = {str(split): path for split, path in (episode_files or {}).items()}
+        self._read: dict[str, Episodes] = {}
+        self.patch_weight = patch_weight
         self.unit = way * (shot + queries)
         self.rows_a_unit = way * queries
 
@@ -111,7 +124,13 @@ class FewShot:
     def plan(
         self, store: ClipStore, clips: NDArray[np.int64], epoch: int, views: Sequence[int], seed: int, size: int
     ) -> list[list[Key]]:
-        """An epoch's episodes, as many a batch as `size` clips hold; all clips of an episode have one view number."""
+        """An epoch's episodes, as many a batch as `size` clips hold; all clips of an episode have one view number.
+
+        Raises:
+            DataError: there are none to draw, or a file of episodes is wrong: it is told before any training.
+        """
+        for split in self.files:
+            self._of_file(store, split)
         sampler = EpisodeSampler(
             store.labels(self.head)[clips],
             clips,
@@ -134,8 +153,15 @@ class FewShot:
         """The episodes of a split as it is tested, of the clips (N,) that a network can see.
 
         A network that cannot see all clips has episodes of its own: fewer shots where its classes have fewer clips,
-        and none at all where fewer classes are left than an episode has.
+        and none at all where fewer classes are left than an episode has. Of a file, they are those that it can see.
+
+        Raises:
+            DataError: there are none to draw, or the file's are wrong.
         """
+        if split in self.files:
+            found = self._of_file(store, split)
+            clips = np.concatenate([found.support.reshape(len(found), -1), found.queries], axis=1)
+            return found.take(np.flatnonzero(have[clips].all(axis=1)))
         every = store.indices(split)
         indices = every[have[every]]
         labels = store.labels(self.head)[indices]
@@ -152,6 +178,27 @@ class FewShot:
         sampler = EpisodeSampler(labels, indices, way, shot, self.test_queries, self.seed, names=names)
         return sampler.batch(np.arange(self.drawn[split]))
 
+    def _of_file(self, store: ClipStore, split: str) -> Episodes:
+        """All episodes of a split's file, read once.
+
+        Raises:
+            DataError: as `read_episodes`, or they are of other sizes than the task's.
+        """
+        if split not in self._read:
+            path, names = self.files[split], store.classes[self.head]
+            found = read_episodes(path, store.ids, store.labels(self.head), names, store.indices(split))
+            wanted = np.repeat(np.arange(self.ways[split]), self.test_queries)
+            size, asked = (*found.support.shape[1:], found.queries.shape[1]), (self.ways[split], self.shot, len(wanted))
+            if size != asked or (found.query_labels != wanted).any():
+                raise DataError(
+                    "its episodes have {} way, {} shot, {} queries; the task has {} way, {} shot and "
+                    "{} queries, as many of each class".format(*size, *asked),
+                    where=str(path),
+                    todo="Set task.way (of val: val_way), shot and test_queries to those of the file.",
+                )
+            self._read[split] = found
+        return self._read[split]
+
     def _places(self, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions in a batch of `clips`: of the support (E, way, shot) and of the queries (E, Q)."""
         places = torch.arange(clips, device=device).reshape(-1, self.unit)
@@ -161,6 +208,7 @@ class FewShot:
     def rows(self, outputs: Outputs, batch: Batch, head: nn.Module | None = None) -> Outputs:
         """Every query a row: logits (Q, way) by stream, embedding (Q, D), features of the queries (Q, …).
 
+        Logits "episode_patches" are there while a head of STRM learns, the mean over streams.
         Features "support" and "support_distilled" are frames of the support by stream (E, way, shot, L, D).
         """
         support, queries = self._places(len(batch), batch.clip.device)
@@ -171,11 +219,15 @@ class FewShot:
                 "few-shot compares vectors of frames and this network gives none",
                 todo="Use network frame_embedder or sequence_embedder.",
             )
-        logits = {
-            name: head(found[stream], support, queries).flatten(0, 1)
+        learners = {
+            name: head.classifiers(found[stream], support, queries)  # type: ignore[operator]
             for name, stream in STREAMS.items()
             if stream in found
         }
+        logits = {name: each[WHOLE].flatten(0, 1) for name, each in learners.items()}
+        patches = [each[PATCH_LEVEL] for each in learners.values() if PATCH_LEVEL in each]
+        if patches:
+            logits[PATCHES] = torch.stack(patches).mean(0).flatten(0, 1)
         features = {name: values[asked] for name, values in found.items()}
         features |= {name: found[stream][support] for name, stream in SUPPORTS.items() if stream in found}
         return Outputs(logits, outputs.embedding[asked], {**features, "queries": found[FRAMES][asked]})
@@ -204,20 +256,27 @@ class FewShot:
         return losses, batch.clip[queries.flatten()]
 
     def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
-        """Cross-entropy of the queries, "label_episode"; a second stream learns from labels where nobody teaches it."""
+        """Cross-entropy of the queries, "label_episode"; a second stream learns from labels where nobody teaches it.
+
+        STRM's classifier of plain frames always does: "label_episode_patches", a term of weight `patch_weight`.
+        """
         labels = batch.labels[EPISODE]
-        names = [EPISODE] if taught else [name for name in STREAMS if name in outputs.logits]
+        weights = dict.fromkeys((EPISODE,) if taught else STREAMS, 1.0) | {PATCHES: self.patch_weight}
         return {
             f"label_{name}": Loss(
-                functional.cross_entropy(outputs.logits[name].float(), labels, reduction="none"), distillation=False
+                functional.cross_entropy(outputs.logits[name].float(), labels, reduction="none"),
+                weight,
+                distillation=False,
             )
-            for name in names
+            for name, weight in weights.items()
+            if name in outputs.logits
         }
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels of the queries of a split's episodes."""
         labels = np.repeat(np.arange(self.ways.get(split, self.way)), self.test_queries)
-        return {EPISODE: np.tile(labels, self.drawn.get(split, 1))}
+        count = len(self._of_file(store, split)) if split in self.files else self.drawn.get(split, 1)
+        return {EPISODE: np.tile(labels, count)}
 
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:
         """Trimmed clips have no segments."""
