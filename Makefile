@@ -40,3 +40,9 @@ benchmarks: env
 	$(BIN)/python benchmarks/detection_metrics.py runs/benchmarks/detection_metrics.json
 	$(BIN)/python benchmarks/trx.py runs/benchmarks/trx.json
 	$(BIN)/python benchmarks/curriculum.py runs/benchmarks/curriculum.json
+	$(BIN)/python benchmarks/stlt_padding.py runs/benchmarks/stlt_padding.json
+	$(BIN)/python benchmarks/boundary_pooling.py runs/benchmarks/boundary_pooling.json
+	$(BIN)/python benchmarks/data_pipeline.py runs/benchmarks/data_pipeline.json
+	$(BIN)/python benchmarks/teacher_ensemble.py runs/benchmarks/teacher_ensemble.json
+	$(BIN)/python benchmarks/merged_phases.py runs/benchmarks/merged_phases.json
+	$(BIN)/python benchmarks/episode_evaluation.py runs/benchmarks/episode_evaluation.json

@@ -11,7 +11,7 @@ from vidistill.core.registry import check_options
 from vidistill.core.types import Clip
 from vidistill.data.decoding import open_frames
 from vidistill.data.formats import FORMATS
-from vidistill.data.formats.base import source_video
+from vidistill.data.formats.base import source_video, table
 from vidistill.data.manifest import Manifest, carve_validation, check, resolve, write_manifest
 
 
@@ -183,6 +183,25 @@ def test_jhmdb_tables_with_wrong_cells_name_file_row_and_column(tmp_path: Path) 
         (tmp_path / "manifest.csv").write_text(rows)
         with pytest.raises(DataError, match=says):
             read("jhmdb", tmp_path)
+
+
+def test_a_table_in_another_encoding_or_with_null_bytes_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    for content in ("video,label,frames,split1\nvideo/a/1.mp4,caf\xe9,9,train\n".encode("latin-1"), b"\0", b"a,\0\n"):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read("jhmdb", tmp_path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    path.write_text("video,label,frames,split1\nvideo/a/1.mp4,a," + "9" * 5000 + ",train\n")
+    with pytest.raises(DataError, match="row 2: column 'frames' holds '9{40}', not a whole number"):
+        read("jhmdb", tmp_path)
+
+
+def test_cells_that_a_row_lacks_are_empty_and_those_too_many_are_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\ufeffa,b,c\n1\n\n2,3,4,5\n", encoding="utf-8")
+    assert table(tmp_path / "t.csv", ("a",)) == [{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "3", "c": "4"}]
+    with pytest.raises(DataError, match="t.csv: row 2: column 'b' is empty"):
+        table(tmp_path / "t.csv", ("a", "b"))
 
 
 def test_a_missing_clip_is_a_problem_by_name_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vidistill.data.flow_folder import FlowFolder
 from vidistill.data.formats import FORMATS
 from vidistill.data.formats.frame_lists import read_frame_lists
 from vidistill.data.formats.frame_sources import find_frames
-from vidistill.data.frame_series import flow_pairs, frame_numbers, still_names
+from vidistill.data.frame_series import direction_pairs, flow_pairs, frame_numbers, still_names
 from vidistill.data.manifest import Manifest
 from vidistill.modalities.flow import Flow, FlowSource
 from vidistill.modalities.rgb import Rgb, RgbSource
@@ -51,6 +51,28 @@ def test_frames_and_flow_of_one_folder_are_told_apart(stills, flows, digits, pre
     assert flow_pairs(names, "here") == [
         (f"flow_x_{n:0{digits}d}.jpg", f"flow_y_{n:0{digits}d}.jpg") for n in sorted(flows)
     ]
+
+
+@given(flows=numbers, digits=st.integers(4, 10))
+def test_folders_u_and_v_are_paired_by_number(flows, digits) -> None:
+    names = [f"frame_{number:0{digits}d}.jpg" for number in flows]
+    ordered = [f"frame_{number:0{digits}d}.jpg" for number in sorted(flows)]
+    assert direction_pairs(names, reversed(names), "here") == [(f"u/{name}", f"v/{name}") for name in ordered]
+    with pytest.raises(DataError, match=f"here: 'u/{ordered[0]}' has no partner"):
+        direction_pairs(names, ordered[1:], "here")
+
+
+def test_folders_u_and_v_with_images_that_are_no_pair_are_refused_by_name(tmp_path: Path) -> None:
+    for side, names in (("u", ("1.png", "2.png")), ("v", ("1.png", "2.png", "3.png"))):
+        (tmp_path / "P01_11" / side).mkdir(parents=True)
+        for name in names:
+            Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "P01_11" / side / name)
+    with pytest.raises(DataError, match="P01_11: 'v/3.png' has no partner"):
+        Flow.load(tmp_path / "P01_11", None, Clip("a", "train", {}, {}), FlowSource())
+    with pytest.raises(DataError, match="'cover.png' has no number"):
+        direction_pairs(["1.png", "cover.png"], ["1.png"], "here")
+    with pytest.raises(DataError, match="'1.png' and '01.png'. Keep one"):
+        direction_pairs(["1.png", "01.png"], ["1.png"], "here")
 
 
 def test_flow_without_partner_and_frames_of_two_names_are_refused() -> None:

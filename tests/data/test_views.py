@@ -87,6 +87,8 @@ def test_test_views_are_never_flipped_or_coloured() -> None:
         {"stretch": 0.5},
         {"short": "loop"},
         {"short": "loop", "sampling": "dense", "steps": 4},
+        {"parts": "consecutive", "sampling": "dense"},
+        {"parts": "consecutive", "steps": 4},
         {"crop": "multiscale", "scales": ()},
         {"crop": "multiscale", "scales": (1.0, 1.5)},
         {"crop": "multiscale", "stretch": 1.5},
@@ -158,6 +160,37 @@ def test_a_short_clip_is_held_or_looped() -> None:
     shape, options = ClipShape(5, 1.0), {"frames": 8, "sampling": "dense", "stride": 2}
     assert ViewPolicy(**options).test("c", 0, shape).times.tolist() == [0, 2, 4, 4, 4, 4, 4, 4]
     assert ViewPolicy(**options, short="loop").test("c", 0, shape).times.tolist() == [0, 2, 4, 1, 3, 0, 2, 4]
+
+
+@given(length=st.integers(1, 40), frames=st.integers(1, 30), stride=st.integers(1, 5), more=st.integers(1, 4))
+def test_a_looped_view_seen_more_often_goes_on_to_the_clips_end_and_begins_again(
+    length: int, frames: int, stride: int, more: int
+) -> None:
+    policy = ViewPolicy(frames=frames, sampling="dense", stride=stride, short="loop")
+    view = policy.test("c", 0, ClipShape(length, 30.0))
+    assert view.loop == length / 30.0
+    fine = view.times_for((frames - 1) * more + 1)
+    np.testing.assert_allclose(fine[::more], view.times, atol=1e-9)
+    steps = np.diff(fine) % view.loop  # a rounding error below 0 is a whole loop
+    wanted = np.repeat(np.diff(view.times) % view.loop, more) / more
+    assert np.abs((steps - wanted + view.loop / 2) % view.loop - view.loop / 2).max(initial=0) < 1e-9
+    assert fine.min() >= 0 and fine.max() < view.loop
+
+
+def test_between_the_end_of_a_looped_clip_and_its_start_nothing_of_its_middle_is_seen() -> None:
+    view = ViewPolicy(frames=4, sampling="dense", stride=2, short="loop").test("c", 0, ClipShape(5, 1.0))
+    assert view.times.tolist() == [0, 2, 4, 1]
+    assert view.times_for(7).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert ViewPolicy(frames=4, sampling="dense", stride=2).test("c", 0, ClipShape(5, 1.0)).loop is None
+
+
+def test_test_clips_see_the_whole_clip_in_turn_or_consecutive_parts_of_it() -> None:
+    shape, options = ClipShape(25, 1.0), {"frames": 3, "test_clips": 2}
+    full, parts = ViewPolicy(**options), ViewPolicy(**options, parts="consecutive")
+    assert [full.test("c", n, shape).times.tolist() for n in (0, 1)] == [[2, 10, 18], [6, 14, 22]]
+    assert [parts.test("c", n, shape).times.tolist() for n in (0, 1)] == [[2, 6, 10], [14, 18, 22]]
+    np.testing.assert_array_equal(parts.train(0, "c", 3, shape).times, full.train(0, "c", 3, shape).times)
+    assert parts.key() == {**full.key(), "parts": "consecutive"}
 
 
 def test_multiscale_crops_are_neighbouring_scales_at_fixed_places() -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 
 from vidistill.core.errors import DecodeError
 from vidistill.core.types import Signal
 from vidistill.data.containers import DEFAULT_LIMITS, ArrayFrames, FrameSource, Hdf5Frames, ImageFolder, Limits
-from vidistill.data.video import BROKEN, VideoFrames, open_media, reason
+from vidistill.data.sound import read_audio
+from vidistill.data.video import VideoFrames
 
 __all__ = ["DEFAULT_LIMITS", "FrameSource", "Limits", "open_frames", "read_all", "read_audio"]
 
@@ -77,72 +74,3 @@ def read_all(
             raise DecodeError(f"no frame between {start} s and {end} s of {source.times[-1]:.2f} s", where=str(path))
         values = source.read(inside)
         return Signal(values=values, rate=source.rate, times=source.times[inside] - start)
-
-
-def _mono(container: Any, rate: int) -> Iterator[NDArray[np.float32]]:
-    """Sound of the first audio stream at the wanted rate, channels averaged, in pieces (samples,)."""
-    resampler = av.AudioResampler(format="fltp", rate=rate)
-    for frame in container.decode(container.streams.audio[0]):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray().mean(axis=0, dtype=np.float32)
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray().mean(axis=0, dtype=np.float32)
-
-
-def read_audio(path: Path, rate: int = 16000, limits: Limits = DEFAULT_LIMITS) -> Signal | None:
-    """The sound of a video or audio file: mono float32 (samples,) in [-1, 1] at `rate` Hz.
-
-    Channels are averaged. The signal's `start` is when the sound begins, in seconds after the first picture.
-
-    Returns:
-        None where the file has no audio stream, or a stream without a sample.
-
-    Raises:
-        DecodeError: absent, empty, damaged, truncated or beyond the limits.
-    """
-    if not path.is_file():
-        raise DecodeError("the file does not exist", where=str(path))
-    if path.stat().st_size == 0:
-        raise DecodeError("the file is empty (0 bytes)", where=str(path))
-    _check_wave(path)
-    with open_media(path) as container:
-        if not container.streams.audio:
-            return None
-        stream, video = container.streams.audio[0], container.streams.best("video")
-        pieces: list[NDArray[np.float32]] = []
-        count = 0
-        try:
-            for piece in _mono(container, rate):
-                pieces.append(piece)
-                count += len(piece)
-                limits.check(path, 0, 0, 4 * count)
-        except BROKEN as error:
-            what = f"the sound breaks off after {count / rate:.2f} s ({reason(error)})"
-            raise DecodeError(what, where=str(path)) from None
-        listed = float((stream.duration or 0) * (stream.time_base or 0))
-        start = _begins(stream) - (_begins(video) if video is not None else 0.0)
-    if count / rate < 0.9 * listed - 0.5:
-        raise DecodeError(f"truncated: {count / rate:.2f} of {listed:.2f} s of sound listed", where=str(path))
-    if not count:
-        return None
-    return Signal(values=np.clip(np.concatenate(pieces), -1.0, 1.0), rate=float(rate), start=start)
-
-
-def _check_wave(path: Path) -> None:
-    """Refuse a WAV file that is shorter than its header says: the decoder would read the rest as if it were all.
-
-    Raises:
-        DecodeError: truncated. A size of 0 or of all ones (streamed files) says nothing.
-    """
-    with path.open("rb") as file:
-        header = file.read(12)
-    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        return
-    listed, there = int.from_bytes(header[4:8], "little"), path.stat().st_size - 8
-    if listed != 0xFFFFFFFF and there < listed - 1:
-        raise DecodeError(f"truncated: {there} of {listed} bytes listed are there", where=str(path))
-
-
-def _begins(stream: Any) -> float:
-    """When a stream begins, in seconds of its file's clock."""
-    return float((stream.start_time or 0) * (stream.time_base or 0))

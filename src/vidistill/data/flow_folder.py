@@ -1,4 +1,4 @@
-"""Flow as pairs of grey images, `flow_x_*` and `flow_y_*`, behind `FrameSource`."""
+"""Flow as pairs of grey images, `flow_x_*` and `flow_y_*` or `u/*` and `v/*`, behind `FrameSource`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,33 @@ from numpy.typing import NDArray
 
 from vidistill.core.errors import DecodeError
 from vidistill.data.containers import DEFAULT_LIMITS, IMAGES, FrameSource, Limits, decode_image
-from vidistill.data.frame_series import flow_pairs
+from vidistill.data.frame_series import direction_pairs, flow_pairs
+
+
+def pairs_in(path: Path) -> list[tuple[str, str]]:
+    """Names of u and v of each flow image in a folder, by number; empty where it holds no flow.
+
+    Raises:
+        DataError: an image has no partner, or two.
+    """
+    if not path.is_dir():
+        return []
+    u, v = path / "u", path / "v"
+    if u.is_dir() and v.is_dir():
+        return direction_pairs(_images(u), _images(v), str(path))
+    return flow_pairs(_images(path), str(path))
+
+
+def published_rate(path: Path) -> float | None:
+    """Flow images a second of a folder `P01_11` with `u` and `v`, as EPIC-KITCHENS publishes it; None elsewhere."""
+    from vidistill.data.formats.epic_rows import VIDEO, flow_rate  # formats are many, and needed for this name alone
+
+    published = VIDEO.fullmatch(path.name) is not None and (path / "u").is_dir() and (path / "v").is_dir()
+    return flow_rate(path.name) if published else None
+
+
+def _images(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
 
 
 class FlowFolder(FrameSource):
@@ -21,8 +47,7 @@ class FlowFolder(FrameSource):
 
     def __init__(self, path: Path, rate: float | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(path, limits)
-        names = (file.name for file in path.iterdir() if file.suffix.lower() in IMAGES)
-        self.pairs = flow_pairs(names, str(path))
+        self.pairs = pairs_in(path)
         self._clock(len(self.pairs), rate)
         first = self._pair(0)
         self.size = (first.shape[0], first.shape[1])

@@ -1,7 +1,8 @@
 """Folders that hold the frames of a video and its flow as numbered images, as two-stream code writes them.
 
 Frames are `image_00001.jpg` or `img_00001.jpg`, with any number of digits, from 0 or 1; flow is `flow_x_0001.jpg` and
-`flow_y_0001.jpg`, grey, in the same folder or in one of its own.
+`flow_y_0001.jpg`, grey, in the same folder or in one of its own. EPIC-KITCHENS has flow as folders `u` and `v` of
+images with the same names.
 """
 
 from __future__ import annotations
@@ -41,6 +42,31 @@ def flow_pairs(names: Iterable[str], where: str) -> list[tuple[str, str]]:
         name = found["x"].get(alone) or found["y"][alone]
         raise DataError(f"{name!r} has no partner in the other direction", where=where)
     return [(found["x"][number], found["y"][number]) for number in sorted(found["x"])]
+
+
+def direction_pairs(u: Iterable[str], v: Iterable[str], where: str) -> list[tuple[str, str]]:
+    """Names of u and v of each flow image, by number, of folders `u` and `v` that hold images of the same names.
+
+    Raises:
+        DataError: an image has no partner, or two, or no number.
+    """
+    numbered: list[dict[int, str]] = []
+    for names in (u, v):
+        found: dict[int, str] = {}
+        for name in names:
+            match = NUMBERED.fullmatch(name)
+            if match is None:
+                raise DataError(f"{name!r} has no number", where=where)
+            if int(match[2]) in found:
+                raise DataError(f"holds {found[int(match[2])]!r} and {name!r}", where=where, todo="Keep one of them")
+            found[int(match[2])] = name
+        numbered.append(found)
+    alone = min(numbered[0].keys() ^ numbered[1].keys(), default=None)
+    if alone is not None:
+        side = "u" if alone in numbered[0] else "v"
+        name = numbered["uv".index(side)][alone]
+        raise DataError(f"'{side}/{name}' has no partner in the other direction", where=where)
+    return [(f"u/{numbered[0][number]}", f"v/{numbered[1][number]}") for number in sorted(numbered[0])]
 
 
 def frame_numbers(names: Iterable[str], where: str) -> set[int]:

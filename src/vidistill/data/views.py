@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 PLACES = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (2, 0), (2, 4), (0, 2), (4, 2), (1, 1), (3, 1), (1, 3), (3, 3))
 """Places (x, y) of multi-scale crops in quarters of the room there is: corners and middle (5), then 8 more."""
-LATER = ("steps", "short", "crop", "scales", "places")
+LATER = ("steps", "short", "crop", "scales", "places", "parts")
 """Options that are in a policy's key only where they are set, so that keys of older caches stay."""
 
 
@@ -62,6 +62,8 @@ class ViewPolicy:
         steps: more than 1 looks at untrimmed clips: a view is a window of `steps` time steps that follow each other,
             each of `frames` frames `stride` apart. Training windows start anywhere; test view k is the k-th window
             of those that lie end to end (`windows`), so that each moment is seen once.
+        parts: what several test clips of `uniform` sampling see: `full` each the whole clip, in frames between those of
+            the others; `consecutive` each its own part of it, one after the other, as published (Radevski et al.).
     """
 
     frames: int = 8
@@ -79,12 +81,15 @@ class ViewPolicy:
     crop: Literal["area", "multiscale"] = "area"
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     places: Literal[5, 13] = 13
+    parts: Literal["full", "consecutive"] = "full"
 
     def __post_init__(self) -> None:
         self._check_numbers()
         set_here = self._set()
         if self.short == "loop" and (self.sampling != "dense" or self.steps > 1):
             raise RecipeError("short: loop is for dense sampling of trimmed clips", where="views")
+        if self.parts == "consecutive" and (self.sampling != "uniform" or self.steps > 1):
+            raise RecipeError("parts: consecutive is for uniform sampling of trimmed clips", where="views")
         unused = {"area": {"scales", "places"}, "multiscale": {"scale", "stretch"}}[self.crop] & set_here
         if unused:
             raise RecipeError(f"{', '.join(sorted(unused))} changes nothing with crop: {self.crop}", where="views")
@@ -142,7 +147,7 @@ class ViewPolicy:
         if self.colour > 0:
             factors = 1 + self.colour * random.uniform(-1, 1, 3)
             colour = Colour(*(float(f) for f in (*factors, random.uniform(-1, 1) * self.colour / 4)))
-        return View(clip, number, indices / shape.rate, box, flip, colour, seed)
+        return View(clip, number, indices / shape.rate, box, flip, colour, seed, self._loop(shape))
 
     def test(self, clip: str, number: int, shape: ClipShape) -> View:
         """The test view `number` in [0, views_of(shape)): number = crop * test_clips + clip, or the window's."""
@@ -154,7 +159,7 @@ class ViewPolicy:
         width, height = largest_crop(self.aspect, shape.aspect)
         place = 0.5 if self.test_crops == 1 else (0.0, 0.5, 1.0)[crop]
         x, y = place * (1 - width), place * (1 - height)
-        return View(clip, number, indices / shape.rate, (x, y, x + width, y + height))
+        return View(clip, number, indices / shape.rate, (x, y, x + width, y + height), loop=self._loop(shape))
 
     def _area_crop(self, shape: ClipShape, random: np.random.Generator) -> Box:
         """A crop of drawn area and aspect, anywhere."""
@@ -180,8 +185,13 @@ class ViewPolicy:
     def _indices(self, length: int, clips: int, random: np.random.Generator | None) -> NDArray[np.int64]:
         """Frame indices (clips, frames); `random` None gives the fixed test positions."""
         if self.sampling == "uniform":
-            return uniform_indices(length, self.frames, clips, generator=random)
+            variant: Literal["default", "released"] = "released" if self.parts == "consecutive" else "default"
+            return uniform_indices(length, self.frames, clips, generator=random, variant=variant)
         return dense_indices(length, self.frames, self.stride, clips, generator=random, short=self.short)
+
+    def _loop(self, shape: ClipShape) -> float | None:
+        """Seconds after which a clip is played again."""
+        return shape.frames / shape.rate if self.short == "loop" else None
 
     def _window(self, length: int, random: np.random.Generator | None, number: int = 0) -> NDArray[np.int64]:
         """Frame indices (steps * frames,) of a window: drawn at random, or the `number`-th; past the end the last."""

@@ -187,6 +187,8 @@ class Audio(Encoding):
     def load(cls, path: Path, key: str | None, clip: Clip, options: AudioSource) -> Signal:
         """The clip's sound, float32 (samples,): of a video or sound file, or a stretch of an HDF5 file's waveform.
 
+        Of long MP4 and WAV files only the clip's stretch is decoded (`data.sound.read_audio`).
+
         Raises:
             SignalAbsent: the file has no sound.
             DecodeError: unreadable, or an HDF5 file without the waveform or the stretch.
@@ -197,7 +199,7 @@ class Audio(Encoding):
 
         if key is not None and path.suffix.lower() in SUFFIXES:
             return read_waveform(path, key, options.rate, options.stored_rate, start=clip.start, end=clip.end)
-        signal = read_audio(path, options.rate)
+        signal = read_audio(path, options.rate, start=clip.start, end=clip.end)
         if signal is None:
             raise SignalAbsent("no sound", where=str(path))
         return cut(signal, clip)

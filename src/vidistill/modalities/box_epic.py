@@ -1,7 +1,8 @@
 """Detections of EPIC-KITCHENS as they are published: HDF5, the boxes of each frame as text.
 
 `/<video>/<frame number>` is a Python literal, a list of `{"box", "category", "score", "state"?, "side"?}` with boxes as
-fractions. Literals are read, never run.
+fractions. Literals are read, never run. A key may name a stretch of a video, `<video>[12.5:14.39]`, as it may for sound
+(`hdf5_signals.read_waveform`): clips whose frames are the action's alone start at 0, their boxes do not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from vidistill.core.errors import DataError, DecodeError
 from vidistill.core.types import Clip, Signal
+from vidistill.data.hdf5_frames import stretch_of
 from vidistill.modalities.base import SignalAbsent
 from vidistill.modalities.box_rows import box_row, by_frame, clear_odd, need_list, ordered
 from vidistill.modalities.layout import COLUMNS
@@ -25,17 +27,18 @@ MAX_LITERAL = 1 << 16
 
 
 def is_group(path: Path, key: str) -> bool:
-    """Whether `key` names a group of an HDF5 file: a dataset is an array."""
+    """Whether `key`, without the stretch it may name, is a group of an HDF5 file: a dataset is an array."""
     with _opened(path) as file:
-        return isinstance(file.get(key), h5py.Group)
+        return isinstance(file.get(stretch_of(key)[0]), h5py.Group)
 
 
 def epic_boxes(
-    path: Path, video: str, clip: Clip, rate: float, count: int, variant: Literal["default", "released"] = "default"
+    path: Path, key: str, clip: Clip, rate: float, count: int, variant: Literal["default", "released"] = "default"
 ) -> Signal:
     """A clip's boxes (T, count, COLUMNS) out of its video's, as fractions; at most `count` a frame, see `by_frame`.
 
-    Frame n of a video is n / rate seconds after its start; a frame that the file leaves out has no boxes. With
+    The key is the video's name; seconds in it (`stretch_of`) go before the clip's start and end, and times count from
+    them. Frame n of a video is n / rate seconds after its start; a frame that the file leaves out has no boxes. With
     "released" frame numbers count from the clip's start, as the published reader takes them although the file numbers
     the frames of whole videos; it also keeps the file's order of boxes.
 
@@ -43,12 +46,14 @@ def epic_boxes(
         SignalAbsent: the file has no frame of the clip.
         DataError: not detections, or too many frames; file, video and frame are named.
     """
+    video, first, last = stretch_of(key)
+    start, stop = (clip.start, clip.end) if first is None else (first, last)
     where = f"{path}#{video}"
     released = variant == "released"
-    begin = 0 if released else round(clip.start * rate)
+    begin = 0 if released else round(start * rate)
     with _opened(path) as file:
         group = file[video]
-        end = _last(group, begin) + 1 if clip.end is None else begin + max(round((clip.end - clip.start) * rate), 1)
+        end = _last(group, begin) + 1 if stop is None else begin + max(round((stop - start) * rate), 1)
         if end - begin > MAX_FRAMES:
             raise DataError(f"{end - begin} frames are more than the limit of {MAX_FRAMES}", where=where)
         known = [number for number in range(begin, end) if str(number) in group]
@@ -60,7 +65,7 @@ def epic_boxes(
     boxes[:, :4] = ordered(boxes[:, :4])
     numbers = np.repeat(np.array(known, np.int64) - begin, [len(rows) for rows in frames])
     values = by_frame(boxes, numbers, end - begin, count, released)
-    return Signal(values, rate, 0.0 if released else begin / rate - clip.start)
+    return Signal(values, rate, 0.0 if released else begin / rate - start)
 
 
 def _last(group: h5py.Group, begin: int) -> int:

@@ -89,6 +89,8 @@ def read_detections(
 ) -> Signal:
     """A clip's boxes (T, count, COLUMNS) from a file of detections; the key is a video's id, by default the clip's.
 
+    Of HDF5 the key may name a stretch of the video, see `epic_boxes`.
+
     `options` are the further ones of `json_boxes`, which HDF5 has no use for.
 
     Raises:

@@ -54,7 +54,8 @@ class FlowSource(SourceOptions):
         network: of raft: raft_small or raft_large.
         pixels_per_level: of flow kept as 8-bit images: pixels a grey level, with level `zero` = no motion.
         zero: see `pixels_per_level`.
-        rate: frames a second of flow kept as arrays or images (None: the clip's fps, else 30).
+        rate: frames a second of flow kept as arrays or images (None: the clip's fps, else 30; of EPIC-KITCHENS' folders
+            the published one, 30 or 50).
     """
 
     algorithm: Literal["dis", "tvl1", "raft"] = "dis"
@@ -117,8 +118,8 @@ class Flow(Encoding):
     def load(cls, path: Path, key: str | None, clip: Clip, options: FlowSource) -> Signal:
         """Flow of the clip's own, float16 (T, H, W, 2): arrays in pixels, or 8-bit images (u, v first).
 
-        Folders may hold u and v as `flow_x_*` and `flow_y_*`, beside frames or alone. Grey images of an HDF5 file are
-        u and v in turn, as published; levels that the file states go before options.
+        Folders may hold u and v as `flow_x_*` and `flow_y_*`, beside frames or alone, or as folders `u` and `v`. Grey
+        images of an HDF5 file are u and v in turn, as published; levels that the file states go before options.
         """
         pairs = read_flow_folder(path, clip, options.rate) or read_pairs(path, key, clip, options.rate)
         signal = read_frames(path, key, clip, None, rate=options.rate) if pairs is None else pairs[0]

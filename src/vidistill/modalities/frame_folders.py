@@ -12,7 +12,8 @@ import numpy as np
 from vidistill.core.errors import DataError
 from vidistill.core.types import Clip, Signal
 from vidistill.data.containers import IMAGES
-from vidistill.data.frame_series import flow_pairs, still_names
+from vidistill.data.flow_folder import FlowFolder, pairs_in, published_rate
+from vidistill.data.frame_series import still_names
 from vidistill.modalities.base import make_signal, within
 
 SHOWN = 5
@@ -55,7 +56,9 @@ def check_series(folder: Path) -> None:
 
 
 def read_flow_folder(path: Path, clip: Clip, rate: float | None) -> tuple[Signal, dict[str, float]] | None:
-    """A clip's flow of a folder of `flow_x_*` and `flow_y_*` images, as levels, uint8 (T, H, W, 2).
+    """A clip's flow of a folder of images, `flow_x_*` and `flow_y_*` or `u/*` and `v/*`: levels, uint8 (T, H, W, 2).
+
+    Without a rate it is that of EPIC-KITCHENS' published folders, by their names, and else the clip's.
 
     Returns:
         The flow, and nothing that the folder says of its levels; None where the path is no folder of such images.
@@ -64,13 +67,11 @@ def read_flow_folder(path: Path, clip: Clip, rate: float | None) -> tuple[Signal
         DataError: an image has no partner, numbers are left out, or nothing lies within the clip's seconds.
         DecodeError: an image cannot be read.
     """
-    pairs = flow_pairs(_images(path), str(path)) if path.is_dir() else []
+    pairs = pairs_in(path)
     if not pairs:
         return None
-    from vidistill.data.flow_folder import FlowFolder  # needed at prepare time only
-
     _check_names(path, [x for x, _ in pairs])
-    with FlowFolder(path, rate or clip.fps) as source:
+    with FlowFolder(path, rate or published_rate(path) or clip.fps) as source:
         inside = within(source.times, source.rate, clip)
         if not len(inside):
             raise DataError(f"no flow between {clip.start} and {clip.end} s", where=str(path))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from vidistill.core.errors import DataError
@@ -14,6 +16,8 @@ from vidistill.data.manifest import Manifest, Problem, resolve
 
 FORMATS: Registry[Callable[..., Manifest]] = Registry("data format")
 """Readers `(root: Path, **options) -> Manifest` by format name."""
+MADE: set[str] = set()
+"""Formats whose readers make the set where it is not there yet."""
 
 VIDEOS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
@@ -86,6 +90,48 @@ def text_lines(path: Path, what: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as text ({error})", where=str(path)) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def csv_rows(path: Path, what: str, strict: bool = False) -> list[list[str]]:
+    """The rows of a CSV file in UTF-8, the header among them, without empty lines.
+
+    Raises:
+        DataError: the file is missing, not text, or no CSV; `strict`: also where a quote stands inside a cell.
+    """
+    try:
+        with need_file(path, what).open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file, strict=strict) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read as CSV ({error})", where=str(path), todo="Save it as UTF-8") from None
+
+
+def table(path: Path, columns: tuple[str, ...], what: str = "the list of clips") -> list[dict[str, str]]:
+    """Rows of a CSV file that must have `columns` and no empty cell in them; cells that a row lacks are empty.
+
+    Raises:
+        DataError: the file, a column or a cell is missing, or it is no CSV; file, row and column are named.
+    """
+    header, *rows = csv_rows(path, what) or [[]]
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise DataError(f"column {absent[0]!r} is missing", where=str(path))
+    found = [dict(zip_longest(header, row[: len(header)], fillvalue="")) for row in rows]
+    for number, cells in enumerate(found, start=2):
+        for column in columns:
+            if not cells[column]:
+                raise DataError(f"column {column!r} is empty", where=f"{path}: row {number}")
+    return found
+
+
+def whole(cell: str, column: str, where: str) -> int:
+    """A cell as a whole number.
+
+    Raises:
+        DataError: it is none, or has more than 15 digits.
+    """
+    if not cell.isdecimal() or len(cell) > 15:
+        raise DataError(f"column {column!r} holds {cell[:40]!r}, not a whole number", where=where)
+    return int(cell)
 
 
 def first_folder(root: Path, given: str | None, *names: str) -> Path:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip, Segment
-from vidistill.data.formats.base import FORMATS, first_folder, need_folder, text_lines
-from vidistill.data.formats.jhmdb import table
+from vidistill.data.formats.base import FORMATS, first_folder, need_folder, table, text_lines
 from vidistill.data.formats.placed import Names, names_of_classes, numbered_names, places, those_there
 from vidistill.data.manifest import Manifest, Problem
 

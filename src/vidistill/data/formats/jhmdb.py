@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from pathlib import Path
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip
-from vidistill.data.formats.base import FORMATS, need_file, need_folder, source_video, usable
+from vidistill.data.formats.base import FORMATS, need_folder, source_video, table, usable, whole
 from vidistill.data.manifest import Manifest
 
 POSES = "jhmdb_pose_world_confident.npz"
@@ -28,36 +27,6 @@ def array_names(path: Path) -> set[str]:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"not a readable .npz file ({error})", where=str(path)) from None
-
-
-def table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file that must have `columns` and no empty cell in them.
-
-    Raises:
-        DataError: the file, a column or a cell is missing; file, row and column are named.
-    """
-    with need_file(path, "the list of clips").open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        absent = [column for column in columns if column not in (reader.fieldnames or ())]
-        if absent:
-            raise DataError(f"column {absent[0]!r} is missing", where=str(path))
-        rows = list(reader)
-    for number, row in enumerate(rows, start=2):
-        for column in columns:
-            if not row[column]:
-                raise DataError(f"column {column!r} is empty", where=f"{path}: row {number}")
-    return rows
-
-
-def whole(cell: str, column: str, where: str) -> int:
-    """A cell as a whole number.
-
-    Raises:
-        DataError: it is none.
-    """
-    if not cell.isdecimal():
-        raise DataError(f"column {column!r} holds {cell!r}, not a whole number", where=where)
-    return int(cell)
 
 
 @FORMATS.register("jhmdb")

@@ -8,6 +8,7 @@ its compositional one show test objects that train never shows.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from vidistill.core.registry import nearest
 from vidistill.core.types import Clip
 from vidistill.data.formats.base import FORMATS, first_folder, need_file, need_folder
 from vidistill.data.formats.placed import Names, names_of_classes, places, those_there
-from vidistill.data.hdf5_frames import without_absent
+from vidistill.data.hdf5_frames import SUFFIXES, without_absent
 from vidistill.data.manifest import Manifest
 
 Media = Literal["videos", "frames", "hdf5", "none"]
@@ -120,7 +121,8 @@ def read_something(
 ) -> Manifest:
     """Trimmed videos of `action`, by lists of templates; the published validation list is test.
 
-    Listed videos that are not there are problems, so that a part of the set is enough.
+    Listed videos that are not there are problems, so that a part of the set is enough. The classes are those of the
+    file of class numbers, in their order, whichever of them the videos show.
 
     Args:
         defaults: names of the lists where options give none.
@@ -136,7 +138,7 @@ def read_something(
         files: of hdf5: the file of `rgb`, and of `flow`, below `root`; by default `dataset.hdf5` is `rgb`.
         boxes: file of detections or annotated boxes below `root`, `[{"id": ..., "size": ..., "frames": ...}, ...]`:
             each clip has it as its source `boxes`; what it lacks is found when it is prepared.
-        labels: classes go by "name", or by "number", which keeps the order of published classifiers.
+        labels: classes go by "name", or by "number". Both are in the order of published classifiers.
         fps: frames a second of frames, datasets and boxes; videos have their own.
 
     Raises:
@@ -168,7 +170,9 @@ def read_something(
         for name, label in videos.items()
     ]
     manifest = those_there(root, clips, "boxes" if media == "none" else "rgb")
-    return without_absent(manifest, ("rgb",)) if media == "hdf5" else manifest
+    manifest = replace(manifest, fixed_classes={"action": tuple(named[number] for number in sorted(named))})
+    keyed = media == "hdf5" or (boxes is not None and boxes.lower().endswith(SUFFIXES))
+    return without_absent(manifest, ("boxes" if media == "none" else "rgb",)) if keyed else manifest
 
 
 def _check_options(media: Media, folder: str | None, files: object, boxes: str | None, fps: float) -> None:

@@ -7,7 +7,6 @@ action nor background for sure and are left out, as published.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from vidistill.core.errors import DataError
 from vidistill.core.registry import nearest
-from vidistill.data.formats.base import need_file, text_lines
+from vidistill.data.formats.base import csv_rows, need_file, text_lines
 
 Part = Literal["train", "test"]
 
@@ -111,11 +110,7 @@ def _table(path: Path, what: str, columns: tuple[str, ...]) -> Iterator[tuple[st
     Raises:
         DataError: the file is missing, no CSV or without rows, a column is missing, or a row has other cells.
     """
-    try:
-        with need_file(path, what).open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read as CSV ({error})", where=str(path)) from None
+    rows = csv_rows(path, what, strict=True)
     if len(rows) < 2:
         raise DataError(f"{what} has no rows", where=str(path))
     header = [cell.strip() for cell in rows[0]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vidistill.core.errors import RecipeError
 from vidistill.core.types import Clip
-from vidistill.data.formats.base import FORMATS, need_folder, usable
-from vidistill.data.formats.jhmdb import array_names, table, whole
+from vidistill.data.formats.base import FORMATS, need_folder, table, usable, whole
+from vidistill.data.formats.jhmdb import array_names
 from vidistill.data.manifest import Manifest
 
 SKELETONS, INERTIAL = "skeleton_T20x3.npz", "inertial_T6.npz"
