@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.registry import check_options
 from vidistill.data.formats.epic_kitchens import read_epic_kitchens
 from vidistill.data.formats.epic_rows import frame_rate, listed, read_rows, seconds, subsets, tail_classes
-from vidistill.data.manifest import Manifest, check
+from vidistill.data.manifest import Manifest, check, resolve
+from vidistill.modalities.boxes import Boxes, BoxesSource
+from vidistill.modalities.flow import Flow, FlowSource
 
 COLUMNS = [
     *("narration_id", "participant_id", "video_id", "narration_timestamp", "start_timestamp", "stop_timestamp"),
@@ -81,6 +84,28 @@ def test_heads_may_be_the_pair_and_numbers_keep_the_published_order(kitchen: Pat
         read(kitchen, heads=[])
 
 
+def test_classes_are_all_of_the_lists_in_the_order_of_their_numbers(kitchen: Path) -> None:
+    for video in ("P01_11", "P03_01"):
+        (kitchen / video[:3] / "videos" / f"{video}.MP4").unlink()
+    part = read(kitchen, heads=["verb", "noun", "action"])
+    assert {clip.labels["verb"] for clip in part.clips} == {"wash"}
+    assert part.classes["verb"] == ("take", "put", "wash") and part.classes["noun"] == ("tap", "pan", "plate")
+    assert part.classes["action"] == ("take pan", "take plate", "put plate", "wash pan", "wash plate")
+    assert read(kitchen, labels="number").classes["noun"] == ("000", "001", "002")
+
+
+def test_the_lists_beside_name_the_subsets(kitchen: Path) -> None:
+    assert read(kitchen).subsets == {
+        "tail_verb": {"P02_101_0", "P18_01_0"},
+        "tail_noun": {"P02_101_0", "P03_01_0"},
+        "tail_both": {"P02_101_0"},
+        "tail_either": {"P02_101_0", "P18_01_0", "P03_01_0"},
+    }
+    (kitchen / "annotations/EPIC_100_unseen_participant_ids_validation.csv").write_text("participant_id\nP18\n")
+    (kitchen / "annotations/EPIC_100_tail_nouns.csv").unlink()
+    assert read(kitchen, labels="number").subsets == {"unseen": {"P18_01_0"}}
+
+
 def test_participants_are_chosen_for_all_or_for_the_test_alone(kitchen: Path) -> None:
     assert [clip.id for clip in read(kitchen, test_participants=["P18"]).split("test")] == ["P18_01_0"]
     assert len(read(kitchen, test_participants=["P18"]).split("train")) == 3
@@ -115,6 +140,27 @@ def test_frames_are_cut_by_their_numbers_at_the_rate_of_their_extraction(tmp_pat
     assert (slow.start, slow.end, slow.fps, slow.frames) == (499 / 50, 12.0, 50.0, 101)
 
 
+def test_published_flow_is_taken_where_it_is_there_at_its_own_rate(tmp_path: Path) -> None:
+    lists(tmp_path / "annotations")
+    for video in ("P01_11", "P02_101", "P03_01"):
+        (tmp_path / video[:3] / "rgb_frames" / video).mkdir(parents=True)
+    for video, count in (("P01_11", 80), ("P02_101", 605)):
+        for side, level in (("u", 0), ("v", 100)):
+            folder = tmp_path / video[:3] / "flow_frames" / video / side
+            folder.mkdir(parents=True)
+            for number in range(1, count + 1):
+                cv2.imwrite(str(folder / f"frame_{number:010d}.png"), np.full((2, 2), level + number % 100, np.uint8))
+    first, second, slow, without = read(tmp_path, media="frames").clips
+    assert second.sources == {"rgb": "P01/rgb_frames/P01_11", "flow": "P01/flow_frames/P01_11"}
+    assert "flow" not in without.sources
+    for clip, rate, begin in ((second, 30.0, 46), (slow, 50.0, 499)):
+        signal = Flow.load(tmp_path / clip.sources["flow"], None, clip, FlowSource(zero=0.0))
+        assert signal.rate == rate and signal.start == pytest.approx(begin / rate - clip.start, abs=1e-9)
+        assert abs(signal.duration - (clip.end - clip.start)) <= 1 / rate + 1e-9
+        levels = (begin + 1 + np.arange(len(signal))) % 100
+        np.testing.assert_array_equal(signal.values[:, 0, 0], np.stack((levels, 100 + levels), 1))
+
+
 def test_hdf5_files_have_frames_by_action_and_sound_by_video(tmp_path: Path) -> None:
     lists(tmp_path / "annotations")
     with h5py.File(tmp_path / "v.hdf5", "w") as file:
@@ -132,10 +178,29 @@ def test_hdf5_files_have_frames_by_action_and_sound_by_video(tmp_path: Path) -> 
         read(tmp_path, media="hdf5")
 
 
+def test_boxes_of_hdf5_files_are_those_of_the_actions_seconds(tmp_path: Path) -> None:
+    lists(tmp_path / "annotations")
+    box = "[{'box': [0.1, 0.2, 0.3, 0.4], 'category': 'object', 'score': %s}]"
+    with h5py.File(tmp_path / "v.hdf5", "w") as frames, h5py.File(tmp_path / "b.hdf5", "w") as detections:
+        for row in TRAIN[:2]:
+            name, _, video = row.split(",")[:3]
+            frames[f"{video}/{name}"] = np.zeros(3, "S4")
+        frames["P18_01/P18_01_0"] = np.zeros(3, "S4")
+        for number in range(200):
+            detections[f"P01_11/{number}"] = (box % (number / 1000)).encode()
+    manifest = read(tmp_path, media="hdf5", files={"rgb": "v.hdf5", "boxes": "b.hdf5"})
+    first, second, third = manifest.clips
+    assert second.sources["boxes"] == "b.hdf5#P01_11[1.56:2.45]" and "boxes" not in third.sources
+    for clip, begin, frames_there in ((first, 0, 113), (second, round(1.56 * 60), 53)):
+        path, key = resolve(tmp_path, clip.sources["boxes"])
+        signal = Boxes.load(path, key, clip, BoxesSource())
+        assert signal.rate == 60.0 and signal.start == pytest.approx(begin / 60 - (1.56 if begin else 0.0))
+        np.testing.assert_allclose(signal.values[:, 0, 4], (begin + np.arange(frames_there)) / 1000, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"media": "hdf5", "files": {"rgb": "v.hdf5", "boxes": "b.hdf5"}}, "boxes does not fit 'media: hdf5'"),
         ({"media": "hdf5", "files": {"audio": "a.hdf5"}}, "Name the file of rgb"),
         ({"media": "videos", "files": {"flow": "f.hdf5"}}, "Set 'media: hdf5', or leave flow out"),
     ],
@@ -146,9 +211,12 @@ def test_files_that_do_not_fit_the_media_are_refused(kitchen: Path, options: dic
 
 
 def test_detections_and_waveforms_lie_beside_videos_by_video(kitchen: Path) -> None:
-    for name in ("a.hdf5", "b.hdf5"):
-        (kitchen / name).touch()
-    clip = read(kitchen, files={"audio": "a.hdf5", "boxes": "b.hdf5"}).clips[1]
+    with h5py.File(kitchen / "a.hdf5", "w") as sounds, h5py.File(kitchen / "b.hdf5", "w") as detections:
+        sounds["P01_11"] = np.zeros(9, np.float32)
+        detections["P01_11/5"] = b"[]"
+    manifest = read(kitchen, files={"audio": "a.hdf5", "boxes": "b.hdf5"})
+    assert [sorted(clip.sources) for clip in manifest.clips[2:]] == [["rgb"]] * 3 and not manifest.problems
+    clip = manifest.clips[1]
     assert clip.sources == {"rgb": "P01/videos/P01_11.MP4", "audio": "a.hdf5#P01_11", "boxes": "b.hdf5#P01_11"}
     assert (clip.start, clip.end, clip.fps, clip.frames) == (1.56, 2.45, 60.0, None)
 

@@ -287,3 +287,18 @@ def test_a_manifest_with_validation_clips_is_left_alone() -> None:
 def test_wrong_carving_options_are_recipe_errors(fraction: float, by: str) -> None:
     with pytest.raises(RecipeError):
         carve_validation(make(*GOOD), fraction, 0, by)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [(("walk",), "the label 'run' is no class of 'action'"), (("run", "walk", "run"), "two classes of one name")],
+)
+def test_fixed_classes_hold_every_label_once(tmp_path: Path, fixed: tuple[str, ...], message: str) -> None:
+    labels = ("walk", "run", "walk", "run")
+    clips = tuple(
+        Clip(str(number), ("train", "test")[number // 2], {"action": label}, {"rgb": f"{number}.mp4"})
+        for number, label in enumerate(labels)
+    )
+    check(Manifest(tmp_path, clips, fixed_classes={"action": ("run", "sit", "walk")}))
+    with pytest.raises(DataError, match=message):
+        check(Manifest(tmp_path, clips, fixed_classes={"action": fixed}))

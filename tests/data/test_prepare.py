@@ -323,6 +323,23 @@ def test_other_labels_and_splits_write_only_the_index_anew(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*")} == bins
 
 
+def test_fixed_classes_are_those_of_the_store_and_of_its_hash(
+    fakes: ModuleType, manifest: Manifest, tmp_path: Path
+) -> None:
+    sources = fakes.rgb_and_flow()
+    seen = manifest.classes["action"]
+    names = ("never shown", *reversed(seen))
+    fixed = replace(manifest, fixed_classes={"action": names})
+    assert store_hash(replace(manifest, fixed_classes={}, subsets={"rare": frozenset("x")}), sources) == store_hash(
+        manifest, sources
+    )
+    assert store_hash(fixed, sources) != store_hash(manifest, sources)
+    assert content_hash(fixed, sources) == content_hash(manifest, sources)
+    store = prepare(fixed, tmp_path / "out", sources, workers=1)
+    assert store.classes["action"] == names
+    assert [names[number] for number in store.labels("action")] == [clip.labels["action"] for clip in store.clips]
+
+
 def test_a_folder_of_something_else_or_in_use_is_left_alone(
     fakes: ModuleType, manifest: Manifest, tmp_path: Path
 ) -> None:

@@ -57,6 +57,28 @@ def test_the_class_is_the_template_without_brackets(something: Path) -> None:
     assert template_class("Pouring [something] into [something] until it overflows").count("[") == 0
 
 
+def test_a_part_of_the_set_has_all_classes_in_the_order_of_their_numbers(something: Path) -> None:
+    (something / "videos" / "2.webm").unlink()
+    part = read(something)
+    assert len(part.clips) == 2
+    assert part.classes["action"] == tuple(sorted(LABELS, key=lambda name: int(LABELS[name])))
+    assert set(part.classes["action"]) > {clip.labels["action"] for clip in part.clips}
+
+
+def test_boxes_that_an_hdf5_file_does_not_hold_are_absent_or_a_problem(something: Path) -> None:
+    with h5py.File(something / "b.hdf5", "w") as file:
+        file["2"], file["3"] = np.zeros((4, 2, 5)), np.zeros((4, 2, 5))
+    beside = read(something, boxes="b.hdf5")
+    assert {clip.id: sorted(clip.sources) for clip in beside.clips} == {
+        "78687": ["rgb"],
+        "2": ["boxes", "rgb"],
+        "3": ["boxes", "rgb"],
+    }
+    alone = read(something, media="none", boxes="b.hdf5")
+    assert [clip.id for clip in alone.clips] == ["2", "3"]
+    assert [(problem.clip, problem.kind) for problem in alone.problems] == [("78687", "missing")]
+
+
 def test_something_else_has_the_same_form_in_other_files(something: Path) -> None:
     write(something / "annotations", ELSE, train=TEST, test=TRAIN, labels={key: int(n) for key, n in LABELS.items()})
     splits = {clip.id: clip.split for clip in read(something, "something_else").clips}

@@ -85,7 +85,7 @@ def test_finished_set_is_left_alone(made: Path) -> None:
 
 def test_interrupted_set_goes_on_where_it_stopped(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    write = synthetic._write_video
+    write = synthetic.write_video
 
     def stop_after_seven(path: Path, *args: object, **kwargs: object) -> None:
         if len(written) == 7:
@@ -93,7 +93,7 @@ def test_interrupted_set_goes_on_where_it_stopped(made: Path, tmp_path: Path, mo
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(synthetic, "_write_video", stop_after_seven)
+    monkeypatch.setattr(synthetic, "write_video", stop_after_seven)
     with pytest.raises(KeyboardInterrupt):
         make_synthetic(tmp_path / "set", **SMALL)
     assert not (tmp_path / "set").exists()
@@ -102,7 +102,7 @@ def test_interrupted_set_goes_on_where_it_stopped(made: Path, tmp_path: Path, mo
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(synthetic, "_write_video", count)
+    monkeypatch.setattr(synthetic, "write_video", count)
     root = make_synthetic(tmp_path / "set", **SMALL)
     assert len(written) == 2 * 16 + 1  # the depth of the clip that was cut is written twice
     assert hashes(root) == hashes(made)

@@ -290,3 +290,22 @@ def test_chromium_lays_the_page_out_within_its_window(
     assert found is not None
     assert int(found[1]) <= int(found[2])
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_subsets_have_a_table_each_and_pages_without_them_no_such_part(make_run: Any) -> None:
+    assert "Subsets of the test clips" not in write_report(make_run("plain")).read_text(encoding="utf-8")
+    run = make_run("subsets", classes={"verb": list("abcdef"), "noun": list("ghijkl")})
+
+    def add(content: dict[str, Any]) -> None:
+        content["subsets"] = {"tail_verb": 17}
+        entry = {"value": 0.123, "low": 0.1, "high": 0.2}
+        for row in content["rows"]:
+            row["metrics"] |= {"verb/top1@tail_verb": entry, "noun/top1@tail_verb": dict.fromkeys(entry)}
+        content["gain"] |= dict.fromkeys(("verb/top1@tail_verb", "noun/top1@tail_verb"), entry)
+
+    edit(run, "results.json", add)
+    page = Reader(write_report(run))
+    part = page.source.split('id="subsets"')[1].split("</section>")[0]
+    assert "<h3>Tail verb</h3>" in part and "17 of the test clips" in part
+    assert part.count("12.3") == part.count("<tr") and "verb top-1, %" in part and "tIoU" not in part

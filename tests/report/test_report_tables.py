@@ -61,6 +61,14 @@ def test_joint_accuracy_decides_with_several_heads(make_run: Any) -> None:
     assert "points all heads top-1" in tables.verdict(content).headline
 
 
+def test_a_metric_on_a_subset_reads_as_such_and_has_no_column_of_the_result_table(make_run: Any) -> None:
+    content = results(make_run(classes={"verb": list("abcdef"), "noun": list("ghijkl")}))
+    content["rows"][0]["metrics"]["verb/top1@tail_verb"] = {"value": 0.3, "low": 0.2, "high": 0.4}
+    assert tables.metric_title("verb/top1@tail_verb", content, unit=True) == "verb top-1 on tail verb, %"
+    assert "verb/top1@tail_verb" not in tables.metrics(content)
+    assert {"verb/ece", "noun/ece", "verb/nll", "noun/nll"} <= set(tables.metrics(content))
+
+
 def test_top5_of_five_classes_is_left_out(make_run: Any) -> None:
     assert "action/top5" not in tables.metrics(results(make_run(classes={"action": list("abcde")})))
 

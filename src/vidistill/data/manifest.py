@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -17,8 +17,9 @@ from typing import TypeVar
 from vidistill.core.errors import DataError
 from vidistill.core.registry import nearest
 from vidistill.core.seeds import digest
-from vidistill.core.types import Clip, Segment
+from vidistill.core.types import Clip
 from vidistill.data.carving import carve_validation
+from vidistill.data.segment_cells import read_segments
 
 __all__ = [
     "SPLITS",
@@ -53,12 +54,20 @@ class Problem:
 class Manifest:
     """Usable clips, and the listed clips that the reader found unusable.
 
-    `root` is the folder that the clips' sources are relative to.
+    Attributes:
+        root: folder that the clips' sources are relative to.
+        clips: the usable ones.
+        problems: the others.
+        fixed_classes: by head, all classes of the data set in the order of their numbers, where it fixes them: a part
+            of the set then gives networks the published outputs. Other heads have the classes that clips have.
+        subsets: ids of the clips that results are also told for, by the name of the subset.
     """
 
     root: Path
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...] = ()
+    fixed_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    subsets: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -67,9 +76,11 @@ class Manifest:
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Class names by head, sorted, over the clips of all splits; a class's index is its place here."""
+        """Class names by head; a class's index is its place here. Where not fixed: those of all splits, sorted."""
         return {
-            head: tuple(sorted({label for clip in self.clips for label in labels_of(clip, head)}))
+            head: self.fixed_classes[head]
+            if head in self.fixed_classes
+            else tuple(sorted({label for clip in self.clips for label in labels_of(clip, head)}))
             for head in self.heads
         }
 
@@ -155,34 +166,11 @@ def _check_header(header: list[str], where: str) -> None:
         )
 
 
-def _segments(cell: str, column: str, where: str) -> tuple[Segment, ...]:
-    """A cell `[[start, end, label], ...]` as segments in order of time.
-
-    Raises:
-        DataError: no such JSON, times that are no numbers, or a segment that ends before it starts.
-    """
-    try:
-        rows = json.loads(cell)
-        found = [Segment(float(start), float(end), label) for start, end, label in rows]
-    except (TypeError, ValueError):
-        raise DataError(
-            f"column {column!r} holds {cell[:60]!r}, not [[start, end, label], ...] as JSON", where=where
-        ) from None
-    for segment in found:
-        if not (isinstance(segment.label, str) and segment.label):
-            raise DataError(f"column {column!r}: the label {segment.label!r} is no text", where=where)
-        if not (math.isfinite(segment.end) and 0 <= segment.start < segment.end):
-            raise DataError(
-                f"column {column!r}: the segment {segment.start} to {segment.end} s is empty or reversed", where=where
-            )
-    return tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
-
-
 def _clip(row: Mapping[str, str], where: str) -> Clip:
     """One row as a clip.
 
     Raises:
-        DataError: no id, a number that is none, a time range that is empty.
+        DataError: no id, a number that is none, a time range that is empty, or segments that are not within it.
     """
     if not row["id"]:
         raise DataError("column 'id' is empty", where=where)
@@ -190,6 +178,9 @@ def _clip(row: Mapping[str, str], where: str) -> Clip:
     end = _number(float, row.get("end", ""), "end", where)
     if end is not None and end <= start:
         raise DataError(f"the clip ends at {end} s, not after its start at {start} s", where=where)
+    fps = _number(float, row.get("fps", ""), "fps", where) or None
+    frames = _number(int, row.get("frames", ""), "frames", where)
+    seconds = end - start if end is not None else frames / fps if frames and fps and not start else None
     return Clip(
         id=row["id"],
         split=row["split"],
@@ -197,12 +188,12 @@ def _clip(row: Mapping[str, str], where: str) -> Clip:
         sources={name.removeprefix(PATH): cell for name, cell in row.items() if name.startswith(PATH) and cell},
         start=start,
         end=end,
-        fps=_number(float, row.get("fps", ""), "fps", where) or None,
-        frames=_number(int, row.get("frames", ""), "frames", where),
+        fps=fps,
+        frames=frames,
         group=row.get("group") or None,
         checksum=row.get("checksum") or None,
         segments={
-            name.removeprefix(SEGMENTS): _segments(cell, name, where)
+            name.removeprefix(SEGMENTS): read_segments(cell, name, where, seconds)
             for name, cell in row.items()
             if name.startswith(SEGMENTS) and cell
         },
@@ -309,6 +300,7 @@ def _check_labels(manifest: Manifest, heads: Iterable[str]) -> None:
         if not clip.labels and not clip.segments:
             raise DataError("the clip has no label", where=f"clip {clip.id!r}", todo="Label it or remove its row")
     for head, classes in manifest.classes.items():
+        _check_fixed(manifest, head)
         trained = {label for clip in manifest.split("train") for label in labels_of(clip, head)}
         background = any(head in clip.segments for clip in manifest.clips)
         if len(trained) + background < 2:
@@ -317,6 +309,24 @@ def _check_labels(manifest: Manifest, heads: Iterable[str]) -> None:
                 where=str(manifest.root),
                 todo="Learning needs train clips of two classes or more",
             )
+
+
+def _check_fixed(manifest: Manifest, head: str) -> None:
+    """Refuse labels that a head's fixed classes lack, and classes that are fixed twice."""
+    fixed = manifest.fixed_classes.get(head)
+    if fixed is None:
+        return
+    known = set(fixed)
+    if len(known) < len(fixed):
+        raise DataError(f"head {head!r} has two classes of one name", where=str(manifest.root))
+    for clip in manifest.clips:
+        for label in labels_of(clip, head):
+            if label not in known:
+                raise DataError(
+                    f"the label {label!r} is no class of {head!r}",
+                    where=f"clip {clip.id!r}",
+                    todo=nearest(label, fixed),
+                )
 
 
 def _warnings(manifest: Manifest, new_classes: bool) -> list[str]:
@@ -331,6 +341,8 @@ def _warnings(manifest: Manifest, new_classes: bool) -> list[str]:
             name: Counter(label for clip in manifest.split(name) for label in labels_of(clip, head)) for name in SPLITS
         }
         unit = "segment" if any(head in clip.segments for clip in manifest.clips) else "clip"
+        if unit == "segment" and manifest.split("test") and not counts["test"]:
+            lines.append(f"no clip of test has a segment of {head!r}: results cannot be measured")
         for label in classes:
             total = sum(count[label] for count in counts.values())
             if total == 1:

@@ -52,14 +52,15 @@ def _digest_rows(rows: list[Any]) -> list[str]:
 
 
 def store_hash(manifest: Manifest, sources: Sources, *, min_frames: int = 2) -> str:
-    """Hash of a whole store: its shards, and the labels, splits, groups and listed problems of its clips."""
+    """Hash of a whole store: its shards, and labels, splits, groups, fixed classes and listed problems of its clips."""
     return _store_hash(manifest, content_hash(manifest, sources, min_frames=min_frames))
 
 
 def _store_hash(manifest: Manifest, key: str) -> str:
     rows = [(*annotation(clip), clip.group) for clip in manifest.clips]
     problems = [(problem.clip, problem.kind, problem.message) for problem in manifest.problems]
-    return digest("store", key, _digest_rows(rows), problems)
+    fixed = [[head, names] for head, names in manifest.classes.items() if head in manifest.fixed_classes]
+    return digest("store", key, _digest_rows(rows), problems, *([fixed] if fixed else []))
 
 
 def _stamp(root: Path, clip: Clip, name: str, stamps: dict[Path, tuple[int, int] | None]) -> tuple[Any, ...]:

@@ -200,10 +200,10 @@ def _make_chunk(partial: Path, options: _Options, items: list[_Item]) -> None:
     for item in items:
         scene = make_scene(options.seed, item.id, item.label)
         rgb, depth = render(options.seed, item.id, scene, options.size, options.clutter)
-        _write_video(partial / item.depth, [_grey_frame(frame) for frame in depth], scene.fps, quality=16)
+        write_video(partial / item.depth, [_grey_frame(frame) for frame in depth], scene.fps, quality=16)
         pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in rgb]
         sound = make_sound(options.seed, item.id, scene)
-        _write_video(partial / item.rgb, pictures, scene.fps, quality=26, sound=sound)
+        write_video(partial / item.rgb, pictures, scene.fps, quality=26, sound=sound)
 
 
 def _grey_frame(values: NDArray[np.uint8]) -> av.VideoFrame:
@@ -214,7 +214,7 @@ def _grey_frame(values: NDArray[np.uint8]) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
-def _write_video(
+def write_video(
     path: Path, frames: list[av.VideoFrame], fps: int, quality: int, sound: NDArray[np.float32] | None = None
 ) -> None:
     """Encode frames, and a mono sound if given, into `path`; `quality` is x264's CRF (lower is better)."""

@@ -11,7 +11,15 @@ import jinja2
 from markupsafe import Markup
 
 from vidistill import __version__
-from vidistill.report import section_curves, section_segments, section_selection, section_teachers, sections, tables
+from vidistill.report import (
+    section_curves,
+    section_segments,
+    section_selection,
+    section_subsets,
+    section_teachers,
+    sections,
+    tables,
+)
 from vidistill.report.folder import RunFolder, read_run
 
 Builder = Callable[[RunFolder], dict[str, Any]]
@@ -29,6 +37,7 @@ class Section:
 
 PARTS: tuple[tuple[str, str, Builder], ...] = (
     ("result", "Result", sections.result),
+    ("subsets", "Subsets of the test clips", section_subsets.subsets),
     ("segments", "Segments", section_segments.segments),
     ("curves", "Learning curves", section_curves.learning),
     ("selection", "Selection of clips", section_selection.selection),
@@ -43,8 +52,8 @@ PARTS: tuple[tuple[str, str, Builder], ...] = (
 
 
 ONLY_FOR = {
-    "segments": ("detection",),
-    "classes": ("recognition", "detection"),
+    "segments": ("detection", "anchor_detection"),
+    "classes": ("recognition", "detection", "fewshot"),
     "confusion": ("recognition", "detection"),
     "calibration": ("recognition", "detection"),
 }
@@ -68,6 +77,7 @@ def write_report(run: Path) -> Path:
     task = folder.document("results").get("task", "recognition")
     parts = [part for part in PARTS if task in ONLY_FOR.get(part[0], (task,))]
     parts = [part for part in parts if part[0] != "selection" or "selection" in folder.documents]
+    parts = [part for part in parts if part[0] != "subsets" or folder.document("results").get("subsets")]
     page = templates.get_template("page.html.j2").render(
         run=folder,
         verdict=_verdict(folder),

@@ -20,7 +20,8 @@ _TITLES = {
     "pku_map_action": "PKU-MMD AP (action), mean over tIoU",
     "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
 }
-_KINDS = {"detection": ("map", "map@", "top1"), "fewshot": ("top1", "nll")}
+_DETECTION = ("map", "map@", "top1")
+_KINDS = {"detection": _DETECTION, "anchor_detection": _DETECTION, "fewshot": ("top1", "nll")}
 _ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "peer": 5}
 _PHRASES = {
     "paid": "Distillation paid",
@@ -142,12 +143,13 @@ def heads(results: Mapping[str, Any]) -> list[str]:
 def metrics(results: Mapping[str, Any]) -> list[str]:
     """Names of the metrics worth a column: joint accuracy first, then each head's.
 
-    One head shows top-1, top-5, mean class accuracy, ECE and NLL; several heads show top-1 and mean class accuracy
-    each. Top-5 says nothing with five classes or fewer and is left out then.
+    One head shows top-1, top-5, mean class accuracy, ECE and NLL; of several each shows all these but top-5. Top-5 says
+    nothing with five classes or fewer and is left out then. Accuracy on subsets has a table of its own.
     """
     present = {name for row in _rows(results) for name in row.get("metrics") or {}}
     names = heads(results)
-    kinds: tuple[str, ...] = ("top1", "top5", "mean_class", "ece", "nll") if len(names) == 1 else ("top1", "mean_class")
+    top5 = ("top5",) if len(names) == 1 else ()
+    kinds: tuple[str, ...] = ("top1", *top5, "mean_class", "ece", "nll")
     wanted = ["all/top1"] + [f"{head}/{each}" for head in names for each in kinds]
     if results.get("task") in _KINDS:
         kinds = _KINDS[results["task"]]
@@ -164,14 +166,16 @@ def _matches(name: str, wanted: str) -> bool:
 
 
 def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False) -> str:
-    """A metric's words: `top-1`, or `verb top-1` when there are several heads."""
+    """A metric's words: `top-1`, or `verb top-1` when there are several heads; `top-1 on tail verb` on a subset."""
     head, _, last = metric.rpartition("/")
     base, at, level = last.partition("@")
-    title = (
-        f"{_TITLES.get(base, base).split(',')[0]} at tIoU {level}" if at else _TITLES.get(last, last.replace("_", " "))
-    )
-    if results.get("task") == "detection" and last in ("top1", "ece", "nll"):
-        title = f"{title} of steps"
+    title = _TITLES.get(last, last.replace("_", " "))
+    if at:
+        where = f"on {level.replace('_', ' ')}" if base == "top1" else f"at tIoU {level}"
+        title = f"{_TITLES.get(base, base).split(',')[0]} {where}"
+    rows = {"detection": "steps", "anchor_detection": "anchors"}.get(str(results.get("task")))
+    if rows and last in ("top1", "ece", "nll"):
+        title = f"{title} of {rows}"
     if head == "all":
         title = f"all heads {title}"
     elif len(heads(results)) > 1:

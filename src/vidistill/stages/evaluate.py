@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from vidistill.core.seeds import generator
 from vidistill.deploy.measure import gmacs, latency, parameters
 from vidistill.stages.distil import ways
+from vidistill.stages.episodes import class_table
 from vidistill.stages.networks import PEERS, folder_of, load_trained, predict
 from vidistill.stages.run import Run, read_json, write_json
+from vidistill.stages.subsets import statistics, subset_clips
 from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
-from vidistill.tasks import Detection, Predictions
+from vidistill.tasks import AnchorDetection, Detection, Predictions
 from vidistill.tasks import metrics as measure
 
 RESAMPLES = 1000
 TIMELINES = 4
 """Test recordings that are drawn."""
-LOWER_IS_BETTER = ("ece", "nll")
+LOWER_IS_BETTER = ("/ece", "/nll")
 Statistics = dict[str, measure.Statistic]
 
 
@@ -51,19 +53,22 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         "task": recipe.task.name,
         "primary": run.task.primary,
         "clips": groups["alone"][0].units,
+        "subsets": subset_clips(run),
         "rows": rows,
         "gain": gains.get("distilled", {}),
         "variant_gains": {role: gain for role, gain in gains.items() if role != "distilled"},
         **_details(run, {role: predictions for role, predictions in groups.items() if role not in recipe.variants}),
     }
-    if isinstance(run.task, Detection):
+    if isinstance(run.task, Detection | AnchorDetection):
         results["timelines"] = _timelines(run, run.task, groups)
     if run.main:
         write_json(run.folder / "results.json", results)
     return results
 
 
-def _timelines(run: Run, task: Detection, groups: dict[str, list[Predictions]]) -> list[dict[str, Any]]:
+def _timelines(
+    run: Run, task: Detection | AnchorDetection, groups: dict[str, list[Predictions]]
+) -> list[dict[str, Any]]:
     """What is annotated in some test recordings, and what the first seed's students found there."""
     shown = np.unique(groups["alone"][0].clip)[:TIMELINES].tolist()
     names = run.classes[task.head]
@@ -123,7 +128,7 @@ def _row(
         "name": name,
         "seeds": seeds,
         "clips": predictions[0].units,
-        "metrics": over_seeds([run.task.statistics(p) for p in predictions], predictions[0].units),
+        "metrics": over_seeds([statistics(run, p) for p in predictions], predictions[0].units),
     }
     if label is None:
         return row
@@ -142,20 +147,22 @@ def _row(
 
 
 def over_seeds(statistics: Sequence[Statistics], clips: int) -> dict[str, dict[str, Any]]:
-    """Mean over seeds of every metric, its values a seed, and its 95 % interval over clips and seeds."""
+    """Mean over seeds of every metric, its values a seed, and its 95 % interval over clips and seeds.
+
+    All are None where there is nothing to count, as on a subset that a teacher sees no clip of.
+    """
     if not clips:  # too few of the clips are visible to this network to measure it
         nothing: dict[str, Any] = {"value": None, "low": None, "high": None, "per_seed": []}
         return dict.fromkeys(statistics[0], nothing)
     everything = np.ones((1, clips))
     values = {name: [float(s[name](everything)[0]) for s in statistics] for name in statistics[0]}
     drawn = {name: _resample([s[name] for s in statistics], clips) for name in statistics[0]}
-    return {
-        name: {
-            **measure.percentile_interval(float(np.mean(values[name])), drawn[name]).as_dict(),
-            "per_seed": values[name],
-        }
-        for name in values
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, each in values.items():
+        interval = measure.percentile_interval(float(np.mean(each)), drawn[name]).as_dict()
+        counted = np.isfinite(each).all()
+        found[name] = {**interval, "per_seed": each} if counted else {**dict.fromkeys(interval), "per_seed": []}
+    return found
 
 
 def _resample(statistics: Sequence[measure.Statistic], clips: int) -> NDArray[np.float64]:
@@ -173,10 +180,13 @@ def _gain(
     shared = [seed for seed in seeds[role] if seed in seeds["alone"]]
     for seed in shared:
         alone, distilled = (groups[each][seeds[each].index(seed)] for each in ("alone", role))
-        a, d = run.task.statistics(alone), run.task.statistics(distilled)
+        a, d = statistics(run, alone), statistics(run, distilled)
         pairs.append({name: _difference(d[name], a[name]) for name in a})
     gains = over_seeds(pairs, groups["alone"][0].units)
     for name, gain in gains.items():
+        if gain["value"] is None:
+            gain["paid"] = None
+            continue
         sign = -1 if name.endswith(LOWER_IS_BETTER) else 1
         better, worse = sorted((sign * gain["low"], sign * gain["high"]))
         gain["paid"] = True if better > 0 else False if worse < 0 else None
@@ -191,8 +201,8 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
     """Per-class accuracy, confusion and reliability, averaged or pooled over seeds."""
     per_class: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
-    if run.task.name == "fewshot":  # its classes are places in an episode
-        return {}
+    if run.task.name == "fewshot":  # an episode offers some of the classes: confusions do not compare
+        return {"per_class": class_table(run, groups)}
     for head, classes in run.task.classes.items():
         names = run.classes[head]
         table: dict[str, dict[str, Any]] = {name: {} for name in names}
@@ -208,14 +218,20 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
             matrices = [measure.confusion(p.logits[head], p.labels[head], classes) for p in predictions]
             confusion[head][role] = np.sum(matrices, 0).tolist()
         per_class[head] = table
-    head = next(iter(run.task.classes))
-    reliability = {}
+    by_head = {head: _reliability(head, groups) for head in run.task.classes}
+    reliability = by_head if len(by_head) > 1 else next(iter(by_head.values()))
+    return {"per_class": per_class, "confusion": confusion, "reliability": reliability}
+
+
+def _reliability(head: str, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
+    """Bins of the reliability diagram of a head by role, pooled over seeds."""
+    found = {}
     for role, predictions in groups.items():
         if predictions:
             logits = np.concatenate([p.logits[head] for p in predictions])
             labels = np.concatenate([p.labels[head] for p in predictions])
-            reliability[role] = measure.reliability(logits, labels)
-    return {"per_class": per_class, "confusion": confusion, "reliability": reliability}
+            found[role] = measure.reliability(logits, labels)
+    return found
 
 
 def read_history(run: Run, label: str) -> list[dict[str, Any]]:

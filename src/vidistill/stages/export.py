@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from vidistill.core.types import Batch
 from vidistill.data.batches import fixed_batches, loader, view_counts
 from vidistill.data.manifest import resolve
-from vidistill.deploy.episode_export import FEWSHOT, export_episode_onnx
+from vidistill.deploy.detect import BOUNDS, Proposals
+from vidistill.deploy.episode_accuracy import episode_top1
+from vidistill.deploy.episode_export import export_episode_onnx
 from vidistill.deploy.export import export_onnx
 from vidistill.deploy.measure import decode_latency, gmacs, latency, parameters
 from vidistill.deploy.quantise import quantise_int8
@@ -22,9 +24,11 @@ from vidistill.deploy.session import predict_logits, read_metadata
 from vidistill.modalities import MODALITIES
 from vidistill.models import Network
 from vidistill.models.episode_network import EpisodeNetwork
+from vidistill.stages.episodes import students_episodes
 from vidistill.stages.evaluate import read_history
 from vidistill.stages.networks import folder_of, load_trained
 from vidistill.stages.run import Run, write_json
+from vidistill.tasks import AnchorDetection
 
 BATCH = 16
 
@@ -53,11 +57,11 @@ def export_run(run: Run) -> dict[str, Any]:
     result["gmacs"] = gmacs(network, network.input_shape)
     result["onnx"] = _write_onnx(run, network, metadata(run, name), onnx)
     int8 = None
-    if section.int8 and run.task.name != FEWSHOT:  # a support file belongs to one model, so there is one
+    if section.int8:
         int8 = folder / "student.int8.onnx"
         shown = list(encoded(run, run.store.indices("train")[:: _stride(run)]))
         result["int8"] = quantise_int8(onnx, shown, int8)
-        result["int8"] |= _accuracy_cost(run, onnx, int8)
+        result["int8"] |= _accuracy_cost(run, network, onnx, int8)
     if section.latency:
         result["latency"] = latency(folder_of(run, name), onnx, int8, seconds=1.0)
         video = _a_video(run)
@@ -71,6 +75,9 @@ def _write_onnx(run: Run, network: Network, known: dict[str, Any], path: Path) -
     if isinstance(network, EpisodeNetwork):
         return export_episode_onnx(network, network.input_shape, known, path)
     classes = {head: list(names) for head, names in run.classes.items()}
+    if isinstance(run.task, AnchorDetection):
+        whole = Proposals(network, run.task)
+        return export_onnx(whole, network.input_shape, {**classes, BOUNDS: ["start", "end"]}, known, path)
     return export_onnx(network, network.input_shape, classes, known, path)
 
 
@@ -109,18 +116,36 @@ def _stride(run: Run) -> int:
     return max(1, len(run.store.indices("train")) // run.recipe.export.calibration_clips)
 
 
-def _accuracy_cost(run: Run, onnx: Any, int8: Any) -> dict[str, float]:
-    """Top-1 of both files in the first head: of the first test view of every test clip, or of all time steps."""
+def _accuracy_cost(run: Run, network: Network, onnx: Path, int8: Path) -> dict[str, float]:
+    """Top-1 of both files in the first head: of the first test view of every test clip, or of all rows of windows.
+
+    Of a few-shot student, of all test episodes of such views; what is kept of them is compared by the network's head.
+    """
+    if isinstance(network, EpisodeNetwork):
+        return _costs(*_episode_top1(run, network, onnx, int8))
     head = next(iter(run.task.classes))
     name = run.recipe.student.input
     clips = run.store.indices("test")
     clips = clips[run.store.present(run.input(name).modality)[clips]]
-    labels = np.concatenate([batch.labels[head].numpy().ravel() for batch in batches(run, clips)])
-    right = {}
-    for kind, path in (("fp32", onnx), ("int8", int8)):
+    labels = np.concatenate([run.task.row_batch(batch).labels[head].numpy() for batch in batches(run, clips)])
+    right = []
+    for path in (onnx, int8):
         logits = predict_logits(path, encoded(run, clips))[head]
-        right[kind] = float((logits.argmax(-1).ravel() == labels)[labels >= 0].mean())
-    return {"top1_fp32": right["fp32"], "top1_int8": right["int8"], "drop": right["fp32"] - right["int8"]}
+        right.append(float((logits.argmax(-1).ravel() == labels)[labels >= 0].mean()))
+    return _costs(*right)
+
+
+def _episode_top1(run: Run, network: EpisodeNetwork, *paths: Path) -> list[float]:
+    """Top-1 of forms of the clip part over the test episodes."""
+    episodes = students_episodes(run)
+    clips = np.unique(np.concatenate([episodes.support.ravel(), episodes.queries.ravel()]))
+    if not len(clips):
+        return [float("nan") for _ in paths]
+    return [episode_top1(network, predict_logits(path, encoded(run, clips)), clips, episodes) for path in paths]
+
+
+def _costs(fp32: float, int8: float) -> dict[str, float]:
+    return {"top1_fp32": fp32, "top1_int8": int8, "drop": fp32 - int8}
 
 
 def _a_video(run: Run) -> Any:

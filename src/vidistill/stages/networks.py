@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from vidistill.core import recipe as schema
@@ -18,7 +19,7 @@ from vidistill.curricula import build_curriculum
 from vidistill.methods.base import Method, module_key
 from vidistill.models import Network, load_weights, save_weights
 from vidistill.stages.run import Run, read_json, write_json
-from vidistill.tasks import Predictions
+from vidistill.tasks import AnchorDetection, Predictions
 from vidistill.tasks import metrics as metric
 from vidistill.tasks.fewshot import EPISODE
 from vidistill.teachers.group import Teachers
@@ -145,6 +146,12 @@ def keep(run: Run, folder: Path, section: schema.Network, network: Network) -> N
     (folder / "state.pt").unlink(missing_ok=True)
 
 
+def seen(run: Run, input_name: str) -> NDArray[np.bool_]:
+    """Which clips (N,) a network over an input can see."""
+    dataset = run.dataset([input_name], False)
+    return np.array([dataset.has(index, input_name) for index in range(len(run.store))], np.bool_)
+
+
 def _clips_with(run: Run, input_name: str, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     dataset = run.dataset([input_name], False)
     return np.array([i for i in run.store.indices(split) if dataset.has(int(i), input_name)], dtype=np.int64)
@@ -166,8 +173,7 @@ def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Pr
     """Run a network over all test views of a split."""
     network.to(run.accelerator.device)
     indices = run.store.indices(split)
-    dataset = run.dataset([input_name], False)
-    have = np.array([dataset.has(index, input_name) for index in range(len(run.store))])
+    dataset, have = run.dataset([input_name], False), seen(run, input_name)
     episodes = run.task.episodes(run.store, split, have)
     if episodes is not None:
         if not len(episodes):
@@ -180,7 +186,8 @@ def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Pr
         own = 0 if have[indices].all() else OWN_EPISODES
         found = evaluate_episodes(network, frames, clips, episodes, run.accelerator)
         return replace(found, clip=found.clip + own)
-    predictions = evaluate(network, dataset, indices, input_name, run.accelerator)
+    windows = run.task if isinstance(run.task, AnchorDetection) else None
+    predictions = evaluate(network, dataset, indices, input_name, run.accelerator, windows=windows)
     return replace(predictions, truth=run.task.truth(run.store, np.unique(predictions.clip)))
 
 

@@ -30,7 +30,7 @@ from vidistill.curricula import build_curriculum
 from vidistill.curricula.interruption import Interruption
 from vidistill.data.batches import Input, ViewDataset
 from vidistill.data.class_splits import by_class, check_disjoint
-from vidistill.data.formats import FORMATS
+from vidistill.data.formats import FORMATS, MADE
 from vidistill.data.manifest import Manifest, carve_validation, check
 from vidistill.data.prepare import ModalitySource, prepare, store_hash
 from vidistill.data.steps import Steps
@@ -82,9 +82,10 @@ class Run:
         """The clips, with a validation part carved from train where the data has none."""
         data = self.recipe.data
         reader = FORMATS.get(data.format, where="data.format")
-        if not data.root.exists():
+        if not data.root.exists() and data.format not in MADE:
             raise RecipeError(f"no such folder: {data.root}", where="data.root", todo="Set data.root=/path/to/the/set")
-        manifest = reader(data.root, **check_options(reader, data.options, "data", skip=1))
+        with self.accelerator.main_process_first():  # it may make the set
+            manifest = reader(data.root, **check_options(reader, data.options, "data", skip=1))
         if data.split_by_class is not None:
             manifest = by_class(manifest, **check_options(by_class, data.split_by_class, "data.split_by_class", skip=1))
         disjoint = self.recipe.task.name == "fewshot"
@@ -248,8 +249,15 @@ class Run:
             "network": [section.network, self.network_options(section)],
             "views": self.policy.key(),
             "schedule": training_key(schedule),
-            "task": {"name": self.recipe.task.name, **self.recipe.task.options, **({"heads": heads} if heads else {})},
+            "task": {"name": self.recipe.task.name, **self._task_options(), **({"heads": heads} if heads else {})},
         }
+
+    def _task_options(self) -> dict[str, Any]:
+        """The task's options, with the content of files of episodes in place of their names."""
+        options = self.recipe.task.options
+        if not options.get("episode_files"):
+            return options
+        return {**options, "episode_files": {k: content_digest(Path(v)) for k, v in options["episode_files"].items()}}
 
     def network_options(self, section: schema.Network) -> dict[str, Any]:
         """A network's options with its defaults filled in, as JSON."""

@@ -185,7 +185,7 @@ def _judge(
         "weight": {head: weighting.held_out[head][number] for head in heads}
         if weighting.scheme == "held_out"
         else {head: 1 / len(run.recipe.teachers) for head in heads},
-        "verdict": "ok" if good else "no better than chance",
+        "verdict": "ok" if good else "no better than chance" if min(chance.values()) < 1 else judge.NOT_MEASURED,
     }
 
 

@@ -16,14 +16,16 @@ from vidistill.data.formats import (
     ntu_rgbd,
     pku_mmd,
     something_something,
+    synthetic_epic,
     thumos14,
     ucf101,
     utd_mhad,
 )
-from vidistill.data.formats.base import FORMATS
+from vidistill.data.formats.base import FORMATS, MADE
 
 __all__ = [
     "FORMATS",
+    "MADE",
     "charades",
     "egtea",
     "epic_kitchens",
@@ -37,6 +39,7 @@ __all__ = [
     "ntu_rgbd",
     "pku_mmd",
     "something_something",
+    "synthetic_epic",
     "thumos14",
     "ucf101",
     "utd_mhad",

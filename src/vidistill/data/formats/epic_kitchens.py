@@ -6,14 +6,27 @@ them: those are refused, for a pickle can run code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from vidistill.core.errors import DataError, RecipeError
 from vidistill.core.types import Clip
 from vidistill.data.formats.base import FORMATS, first_folder, need_file, need_folder
-from vidistill.data.formats.epic_rows import EpicRow, Names, Version, class_names, frame_rate, named, read_rows
+from vidistill.data.formats.epic_rows import (
+    EpicRow,
+    Names,
+    Version,
+    all_classes,
+    class_names,
+    frame_rate,
+    named,
+    read_rows,
+    subset_ids,
+)
 from vidistill.data.hdf5_frames import without_absent
 from vidistill.data.manifest import Manifest, Problem
 
@@ -33,6 +46,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "videos": ("{participant}/videos/{video}{ending}", "{participant}/{video}{ending}", "{video}{ending}"),
     "frames": ("{participant}/rgb_frames/{video}", "{participant}/{video}", "{video}"),
 }
+FLOW_PLACE = "{participant}/flow_frames/{video}"
+"""Folders `u` and `v` of images."""
 ENDINGS = (".MP4", ".mp4")
 
 
@@ -64,8 +79,13 @@ def read_epic_kitchens(
 
     Media below `root`: `P01/videos/P01_11.MP4` (sound is taken from the same file); or frames as published,
     `P01/rgb_frames/P01_11/frame_0000000001.jpg`, 60 a second, 50 in videos whose number has three digits; or the HDF5
-    files of Radevski et al., one a modality. The group of a clip is its video. Actions whose media are not there are
-    problems: a part of the set is enough.
+    files of Radevski et al., one a modality. Beside videos or frames published flow, `P01/flow_frames/P01_11/u` and
+    `v`, is taken where it is there. The group of a clip is its video. Actions whose media are not there are
+    problems: a part of the set is enough. The classes are those of the lists, in the order of their numbers, whichever
+    of them the videos show; `action` has the pairs that the lists name.
+
+    Where the published lists of tail classes and of unseen participants lie in the folder of the lists, results are
+    also told for the clips of tail verbs, of tail nouns, of both, of either, and of unseen participants.
 
     Args:
         root: folder of the media.
@@ -76,9 +96,10 @@ def read_epic_kitchens(
         media: what lies below `root`.
         files: HDF5 files by modality, below `root`. Of `hdf5`: `rgb` and `flow` with an action's frames as
             `/<video>/<action>`, and `audio` with a video's waveform as `/<video>`; without the option `video.hdf5` is
-            `rgb`. Of `videos` and `frames`: `audio`, and `boxes` with a video's detections as `/<video>/<frame>`.
+            `rgb`. Of all media: `boxes` with a video's detections as `/<video>/<frame>`; of `videos` and `frames` also
+            `audio`, as above. What a file does not hold, the clip lacks; without `rgb` it is a problem.
         heads: what is learned: `verb`, `noun`, and `action`, which is the pair of both.
-        labels: classes go by the lists' "name" (`EPIC_100_verb_classes.csv`), or by their "number", which keeps the
+        labels: classes go by the lists' "name" (`EPIC_100_verb_classes.csv`), or by their "number". Both are in the
             order of published classifiers.
         participants: only these participants' actions, of both lists; None: all.
         test_participants: whose actions test. With a test list: only theirs are kept of it, as P18 and P32 for the
@@ -94,7 +115,7 @@ def read_epic_kitchens(
         raise RecipeError("heads is empty", where="data", todo="Name verb, noun or action")
     options = _Options(root, media, _checked_files(media, {str(name): file for name, file in (files or {}).items()}))
     lists = first_folder(root, annotations, "annotations")
-    parts = _parts(lists, version, train, test, test_participants)
+    parts = listed = _parts(lists, version, train, test, test_participants)
     if version == 55 and variant == "released":
         parts = {part: [row for row in rows if row.id not in ODD_ROWS] for part, rows in parts.items()}
     if participants is not None:
@@ -103,6 +124,7 @@ def read_epic_kitchens(
         need_file(root / file, f"the HDF5 file of {name}")
     names = {head: class_names(lists, head, version, labels) for head in ("verb", "noun")}
     places = _places(options, [row for rows in parts.values() for row in rows])
+    flows = _flow_places(options, places)
     clips: list[Clip] = []
     problems: list[Problem] = []
     for part, rows in parts.items():
@@ -114,12 +136,34 @@ def read_epic_kitchens(
             verb = named(row.verb, names["verb"], "verb", row)
             noun = named(row.noun, names["noun"], "noun", row)
             known = {"verb": verb, "noun": noun, "action": f"{verb} {noun}"}
-            clips.append(_clip(row, part, {head: known[head] for head in heads}, place, options))
+            clip = _clip(row, part, {head: known[head] for head in heads}, place, options)
+            clips.append(replace(clip, sources={**clip.sources, **flows.get(row.video, {})}))
     if not clips:
         told = f", e.g. {problems[0].message}" if problems else " of these participants"
         raise DataError(f"none of the {len(problems)} listed actions is there{told}", where=str(root))
-    manifest = Manifest(root=root, clips=tuple(clips), problems=tuple(problems))
-    return without_absent(manifest, ("rgb",)) if media == "hdf5" else manifest
+    rows = [row for rows in listed.values() for row in rows]
+    fixed = {str(head): _classes(head, lists, version, labels, names, rows) for head in heads}
+    manifest = Manifest(root, tuple(clips), tuple(problems), fixed)
+    manifest = without_absent(manifest, ("rgb",)) if options.files else manifest
+    return replace(manifest, subsets=subset_ids(manifest.clips, lists, labels, version))
+
+
+def _classes(
+    head: Head,
+    lists: Path,
+    version: Version,
+    labels: Names,
+    names: Mapping[str, Mapping[int, str]],
+    rows: Sequence[EpicRow],
+) -> tuple[str, ...]:
+    """All classes of a head; those of `action` are the pairs of the rows, by verb and then by noun."""
+    if head != "action":
+        return all_classes(lists, head, version, labels, {getattr(row, head) for row in rows})
+    pairs = {(row.verb, row.noun): row for row in rows}
+    return tuple(
+        f"{named(verb, names['verb'], 'verb', row)} {named(noun, names['noun'], 'noun', row)}"
+        for (verb, noun), row in sorted(pairs.items())
+    )
 
 
 def _checked_files(media: Media, files: dict[str, str]) -> dict[str, str]:
@@ -133,9 +177,8 @@ def _checked_files(media: Media, files: dict[str, str]) -> dict[str, str]:
         todo = f"Set 'media: hdf5', or leave {odd[0]} out" if odd else ""
     else:
         files = files or {"rgb": "video.hdf5"}
-        odd = ["boxes"] if "boxes" in files else [] if "rgb" in files else ["rgb"]
-        # Frames start at the action and detections at the video: one clip cannot have both starts.
-        todo = "Use boxes with 'media: videos' or 'frames'" if "boxes" in files else "Name the file of rgb"
+        odd = [] if "rgb" in files else ["rgb"]
+        todo = "Name the file of rgb"
     if odd:
         raise RecipeError(f"files: {odd[0]} does not fit 'media: {media}'", where="data", todo=todo)
     return files
@@ -185,6 +228,14 @@ def _places(options: _Options, rows: Sequence[EpicRow]) -> dict[str, str | None]
     return found
 
 
+def _flow_places(options: _Options, videos: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The sources of flow of the videos that have some, in folders of images beside videos or frames."""
+    if options.media == "hdf5":
+        return {}
+    places = {video: FLOW_PLACE.format(participant=video.partition("_")[0], video=video) for video in videos}
+    return {video: {"flow": place} for video, place in places.items() if (options.root / place).is_dir()}
+
+
 def _clip(row: EpicRow, part: str, labels: dict[str, str], place: str, options: _Options) -> Clip:
     """One action with its sources.
 
@@ -197,8 +248,9 @@ def _clip(row: EpicRow, part: str, labels: dict[str, str], place: str, options: 
     sources: dict[str, str]
     if options.media == "hdf5":
         sources = {name: f"{files[name]}#{row.video}/{row.id}" for name in ("rgb", "flow") if name in files}
-        if "audio" in files:
-            sources["audio"] = f"{files['audio']}#{row.video}[{row.start}:{row.end}]"
+        # These start at the video, the frames at the action: the key says where.
+        stretch = ":".join(np.format_float_positional(time, trim="0") for time in (row.start, row.end))
+        sources |= {name: f"{files[name]}#{row.video}[{stretch}]" for name in ("audio", "boxes") if name in files}
         return Clip(row.id, part, labels, sources, fps=rate, frames=frames, group=row.video)
     sources = {"rgb": place}
     if options.media == "videos":

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from vidistill.core.errors import DataError
 from vidistill.core.types import Clip
-from vidistill.data.formats.base import text_lines
-from vidistill.data.formats.jhmdb import table, whole
+from vidistill.data.formats.base import table, text_lines, whole
 
 Version = Literal[100, 55]
 Names = Literal["name", "number"]
@@ -36,6 +35,7 @@ CLASS_FILES: dict[int, dict[str, tuple[str, str, str]]] = {
     55: {head: (f"EPIC_{head}_classes.csv", f"{head}_id", "class_key") for head in ("verb", "noun")},
 }
 """File of the class names, its columns of numbers and of names, by version and head."""
+UNSEEN = "EPIC_100_unseen_participant_ids_validation.csv"
 
 
 class EpicRow(NamedTuple):
@@ -64,6 +64,16 @@ def frame_rate(video: str) -> float:
     if found is None:
         raise DataError(f"{video[:40]!r} is not a video's name", todo="Names are like P01_11 or P01_101")
     return 50.0 if len(found[2]) == 3 else 60.0
+
+
+def flow_rate(video: str) -> float:
+    """Flow images a second as published: of every second frame for the videos of 2018 (two digits), else of each.
+
+    Raises:
+        DataError: no video's name.
+    """
+    rate = frame_rate(video)
+    return rate if rate == 50.0 else rate / 2
 
 
 def seconds(stamp: str) -> float:
@@ -144,6 +154,22 @@ def class_names(folder: Path, head: Literal["verb", "noun"], version: Version, l
     return names
 
 
+def all_classes(
+    folder: Path, head: Literal["verb", "noun"], version: Version, labels: Names, seen: Iterable[int]
+) -> tuple[str, ...]:
+    """All classes of a head as labels, in the order of their numbers: those of the list of classes.
+
+    Without that list, which "number" does not need, all numbers up to the highest of `seen`.
+
+    Raises:
+        DataError: as `class_names`.
+    """
+    if labels == "number" and not (folder / CLASS_FILES[version][head][0]).is_file():
+        return tuple(f"{number:03d}" for number in range(max(seen) + 1))
+    names = class_names(folder, head, version, "name")
+    return tuple(names[number] if labels == "name" else f"{number:03d}" for number in sorted(names))
+
+
 def named(number: int, names: Mapping[int, str], head: str, row: EpicRow) -> str:
     """The name of a row's class.
 
@@ -212,3 +238,21 @@ def subsets(
     if people:
         found["unseen"] = np.array([(clip.group or "").partition("_")[0] in people for clip in clips], np.bool_)
     return found
+
+
+def subset_ids(clips: Sequence[Clip], folder: Path, labels: Names, version: Version) -> dict[str, frozenset[str]]:
+    """Ids of the clips of each of `subsets` that the published lists in a folder define; a list may be absent.
+
+    Tail classes are of verbs and nouns, published for version 100 alone; a subset without any clip is left out.
+
+    Raises:
+        DataError: a list that is there is wrong.
+    """
+    tails = [folder / f"EPIC_100_tail_{head}s.csv" for head in ("verb", "noun")]
+    unseen = folder / UNSEEN
+    known = version == 100 and all(path.is_file() for path in tails)
+    tail = tail_classes(folder, labels, version) if known else {"verb": frozenset(), "noun": frozenset()}
+    people = listed(unseen, "the list of unseen participants") if version == 100 and unseen.is_file() else ()
+    found = subsets(clips, tail, people)
+    ids = np.array([clip.id for clip in clips], np.object_)
+    return {name: frozenset(ids[mask].tolist()) for name, mask in found.items() if mask.any()}
