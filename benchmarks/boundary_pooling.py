@@ -6,9 +6,11 @@ sequence, as an untrained detector may propose. Two plain ways stand beside ours
 every window beside the whole sequence, and a loop over the windows that takes the maximum of each one's slice. They run
 in turn in one thread, and the least processor time of the rounds counts for each: other work on the machine only adds
 to it. Values and gradients must be equal: checked before anything is reported.
-Claim: ours is at least twice as fast as the mask in every case, forward and with the backward pass. The loop is given
-without a claim: a processor does the few short windows of one sequence well one by one, but the loop's bounds are
-Python numbers, so that on a GPU every step would wait for them and launch hundreds of kernels.
+Claim: in every case, ours is at least four times as fast as the mask, forward and with the backward pass, and at least
+as fast as the loop with the backward pass, as in training. It does NOT beat the loop in every forward pass: for a
+pyramid's short windows a processor needs up to three times as long with ours, which builds a table of the whole
+sequence for them; for long windows it needs less. Nothing is measured on a GPU here, where the loop, whose bounds are
+Python numbers, would wait for them at every step and launch hundreds of kernels.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from vidistill.models.boundary_pooling import boundary_max_pool
 
 LENGTHS, WIDTHS = (256, 512, 1024, 2048), (512, 1024)
 ANCHORS = 126
-CLAIM = 2.0
+CLAIMS = {("mask", "forward"): 4.0, ("mask", "both"): 4.0, ("loop", "both"): 1.0}
+"""The least ratio of a way's time to ours, by way and pass."""
 KINDS = ("pyramid", "whole")
 PASSES = ("forward", "both")
 Pooling = Callable[[Tensor, Tensor], Tensor]
@@ -132,11 +135,14 @@ def main() -> None:
     for kind, width, length in product(KINDS, WIDTHS, LENGTHS):
         rows.append(measure(length, width, kind, given.rounds))
         report(rows[-1])
-    reached = all(ratio >= CLAIM for row in rows for ratio in row["ratios"]["mask"].values())
-    print(f"claim: at least {CLAIM:g} times as fast as the mask in every case: {reached}")
+    claims = []
+    for (way, part), least in CLAIMS.items():
+        found = min(row["ratios"][way][part] for row in rows)
+        claims.append({"way": way, "pass": part, "least": least, "found": found, "reached": found >= least})
+        print(f"claim: {part}, at least {least:g} times as fast as the {way} in every case: {found >= least}")
     machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
     machine |= {"threads": 1, "load_before": load}
-    result = {"claim": CLAIM, "reached": reached, "rows": rows, "machine": machine}
+    result = {"claims": claims, "rows": rows, "machine": machine}
     given.result.parent.mkdir(parents=True, exist_ok=True)
     given.result.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -69,6 +69,30 @@ def test_bounds_that_are_not_finite_stay_within_the_sequence() -> None:
     assert boundary_max_pool(x, bounds).flatten().tolist() == [3.0, 0.0]
 
 
+@pytest.mark.parametrize("first", [0.0, -torch.inf])
+def test_a_value_that_is_not_a_number_is_found_wherever_it_lies_in_a_window(first: float) -> None:
+    for place in range(7):
+        x = torch.zeros(1, 2, 7)
+        x[..., 0], x[..., place] = first, float("nan")
+        pooled = boundary_max_pool(x, torch.tensor([[[0.0, 6.0, 0.0, 6.0], [place + 1, 6.0, 0.0, place - 1]]]))
+        assert pooled[..., 0].isnan().all()
+        assert pooled[0, 0, 1].isnan().item() == (place == 6)  # no window behind the last step, none before the first
+        assert pooled[0, 1, 1].isnan().item() == (place == 0)
+
+
+def test_the_sequence_stays_as_it_was() -> None:
+    for shape in ((1, 2, 5), (2, 2, 1), (1, 3, 4)):  # some are laid out for look-ups already
+        x = torch.full(shape, float("nan"))
+        boundary_max_pool(x, torch.zeros(shape[0], 1, 4))
+        assert x.isnan().all()
+
+
+@pytest.mark.parametrize(("batch", "windows"), [(0, 3), (2, 0)])
+def test_no_clips_and_no_windows_give_nothing(batch: int, windows: int) -> None:
+    pooled = boundary_max_pool(torch.zeros(batch, 4, 5), torch.zeros(batch, windows, 4))
+    assert pooled.shape == (batch, 4, windows)
+
+
 def test_a_clip_is_pooled_as_it_would_be_alone() -> None:
     x, segments = draw(3, 4, 13, 5)
     alone = torch.cat([boundary_max_pool(x[row : row + 1], segments[row : row + 1]) for row in range(2)])

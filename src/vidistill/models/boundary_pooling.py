@@ -5,8 +5,9 @@ Lin et al., Learning Salient Boundary Feature for Anchor-free Temporal Action Lo
     y[b, c, k] = max x[b, c, l..r],    (l, r) = segments[b, k, 0:2] for the first half of the channels, else [2:4]
 
 Bounds are truncated toward zero and clamped to the sequence; a reversed window (r < l) is the one step l. Windows are
-looked up in a sparse table of maxima (windows of 1, 2, 4, ... steps from every step), two look-ups a window, so that
-cost does not depend on their lengths: O(T log T). The gradient goes to the first maximum of a window, none to bounds.
+looked up in a sparse table of maxima (windows of 1, 2, 4, ... steps from every step), two of which cover any window;
+where a maximum lies is then searched down the table, for the K windows only. Cost does not depend on the windows'
+lengths: O((T + K) log T). The gradient goes to the first maximum of a window, none to bounds.
 
 `variant: released` has the backward pass of the published CUDA kernel (also used by Generative Model-based Feature
 Knowledge Distillation, AAAI 2024), which takes the length of the sequence from the output: with K windows over T != K
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vidistill.core.errors import ModelError
 
@@ -79,47 +81,64 @@ def pool_sequences(sequences: Sequence[Tensor], sets: Sequence[Tensor], variant:
 
 
 def first_maxima(x: Tensor, segments: Tensor) -> Tensor:
-    """Index (B, C, K) of the first maximum of each channel of `x` (B, C, T) in its window of `segments` (B, K, 4)."""
-    length = x.shape[2]
-    first, last = _windows(segments, x.shape[1], length)
-    values, places = _sparse_table(x)
-    # The largest power of two within a window: two such windows, from its first and to its last step, cover it.
-    powers = 2 ** torch.arange(len(values), device=x.device)
-    level = (powers <= (last - first + 1).unsqueeze(-1)).sum(-1) - 1
-    table, indices = torch.cat(values, dim=2), torch.cat(places, dim=2)
-    row = level * length
-    before, after = row + first, row + last - powers[level] + 1
-    earlier = table.gather(2, before) >= table.gather(2, after)
-    return torch.where(earlier, indices.gather(2, before), indices.gather(2, after))
+    """Index (B, C, K) of the first maximum of each channel of `x` (B, C, T) in its window of `segments` (B, K, 4).
 
-
-def _windows(segments: Tensor, channels: int, length: int) -> tuple[Tensor, Tensor]:
-    """First and last step (B, C, K) of every channel's windows, within the sequence and in order."""
-    bounds = segments.nan_to_num(0.0).clamp(0, length - 1).long()
-    starts = channels // 2
-    around = [bounds[:, None, :, :2].expand(-1, starts, -1, -1)]
-    around.append(bounds[:, None, :, 2:].expand(-1, channels - starts, -1, -1))
-    first, last = torch.cat(around, dim=1).unbind(-1)
-    return first, torch.maximum(first, last)
-
-
-def _sparse_table(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Maxima, and their first indices, of windows of 1, 2, 4, ... steps from each step: two lists of (B, C, T).
-
-    Of windows that pass the end of the sequence nothing is asked; they keep what the shorter window had.
+    A value that is not a number counts as infinity, so that it is not lost.
     """
-    length = x.shape[2]
-    values = [x]
-    places = [torch.arange(length, device=x.device).expand_as(x)]
+    batch, channels, length = x.shape
+    if channels % 2:  # one more at the start, not returned: halves of one width are pooled at once
+        return first_maxima(functional.pad(x, (0, 0, 1, 0)), segments)[:, 1:]
+    bounds = segments.nan_to_num(0.0).clamp(0, length - 1).long()
+    # From here halves count as clips: (2B, K) windows around the starts and the ends, and (2B, T, C / 2) steps whose
+    # values adjoin.
+    first, last = torch.stack(bounds.chunk(2, dim=2), dim=1).flatten(0, 1).unbind(-1)
+    halves = x.reshape(2 * batch, channels // 2, length).transpose(1, 2)
+    steps = halves.clone(memory_format=torch.contiguous_format).nan_to_num_(torch.inf, torch.inf, -torch.inf)
+    found = _first_maxima(steps, first, torch.maximum(first, last))
+    return found.transpose(1, 2).reshape(batch, channels, segments.shape[1])
+
+
+def _first_maxima(steps: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Index (B, K, C) of the first maximum of each channel of `steps` (B, T, C) from `first` to `last` (B, K)."""
+    table = _sparse_table(steps)
+    # The largest power of two within a window: two such windows, from its first and to its last step, cover it.
+    powers = 2 ** torch.arange(len(table), device=steps.device)
+    level = (powers <= (last - first + 1).unsqueeze(-1)).sum(-1) - 1
+    behind = last - powers[level] + 1
+    earlier, later = _look_up(table, torch.cat([level, level], 1), torch.cat([first, behind], 1)).chunk(2, dim=1)
+    best = torch.maximum(earlier, later)
+    found = torch.where(earlier == best, first.unsqueeze(-1), behind.unsqueeze(-1))
+    # Down the table: of the two halves of what is left, the first that has the maximum. It begins at `found`.
+    for height in range(len(table) - 1, 0, -1):
+        half = table[height - 1].gather(1, found.clamp(max=table[height - 1].shape[1] - 1))
+        moves = (half < best) & (level >= height).unsqueeze(-1)
+        found = torch.where(moves, found + 2 ** (height - 1), found)
+    return found
+
+
+def _sparse_table(steps: Tensor) -> list[Tensor]:
+    """Maxima (B, T + 1 - n, C) of the windows of n = 1, 2, 4, ... steps from each step of (B, T, C) where they fit."""
+    table = [steps]
     reach = 1
-    while 2 * reach <= length:
-        value, place = values[-1], places[-1]
-        later, place_later = value[:, :, reach:], place[:, :, reach:]
-        earlier = value[:, :, :-reach] >= later
-        values.append(torch.cat([torch.where(earlier, value[:, :, :-reach], later), value[:, :, -reach:]], dim=2))
-        places.append(torch.cat([torch.where(earlier, place[:, :, :-reach], place_later), place[:, :, -reach:]], dim=2))
+    while 2 * reach <= steps.shape[1]:
+        table.append(torch.maximum(table[-1][:, :-reach], table[-1][:, reach:]))
         reach *= 2
-    return values, places
+    return table
+
+
+def _look_up(table: list[Tensor], level: Tensor, place: Tensor) -> Tensor:
+    """Maxima (B, N, C) of windows (B, N), each at its level of the table and from its place.
+
+    All windows are read at all levels (whose last place stands for what is not there), since that is far cheaper than
+    to put the levels together in one tensor.
+    """
+    clips = torch.arange(place.shape[0], device=place.device).unsqueeze(-1)
+    looked = torch.zeros(1, dtype=table[0].dtype, device=place.device)
+    for height, values in enumerate(table):
+        rows = place.clamp(max=values.shape[1] - 1) + clips * values.shape[1]
+        read = values.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, values.shape[2])
+        looked = torch.where((level == height).unsqueeze(-1), read, looked)
+    return looked
 
 
 class _ReleasedPooling(torch.autograd.Function):
