@@ -16,7 +16,7 @@ demo: env
 	$(BIN)/vidistill demo
 
 test: env lint
-	$(BIN)/python -m pytest --parity-dir $(PARITY_DIR)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --parity-dir $(PARITY_DIR)
 
 lint: env
 	$(BIN)/ruff format --check .

@@ -22,8 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "crosskd": {"teacher": "skeleton"},
 }
-OF_EPISODES = {"litemkd"}
-"""Methods that need episodes: test_fewshot_run.py runs them."""
+ELSEWHERE = {"cvae", "generative", "litemkd"}
+"""Methods that need attention or episodes: test_generative_run.py and test_fewshot_run.py run them."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def audited(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory, make_tiny_
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "live"])
-@pytest.mark.parametrize("method", sorted(set(METHODS.names()) - OF_EPISODES))
+@pytest.mark.parametrize("method", sorted(set(METHODS.names()) - ELSEWHERE))
 def test_a_student_is_taught(audited: dict[str, Any], method: str, cached: bool) -> None:
     runs, name = Path(audited["runs"]), f"{method} {'cached' if cached else 'live'}"
     shutil.copytree(runs / audited["name"], runs / name)

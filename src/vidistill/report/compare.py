@@ -116,7 +116,7 @@ def _run_facts(run: RunFolder) -> list[tuple[str, str]]:
         ("clips", f"{data.get('prepared')} of {data.get('listed')} usable" if data else None),
         ("problems", len(problems) if problems else None),
         ("split hash", str(data.get("split_hash") or "")[:12]),
-        ("test clips", run.document("results").get("clips")),
+        (f"test {tables.units(run.document('results'))}", run.document("results").get("clips")),
     ]
     return [(name, str(value)) for name, value in found if value]
 

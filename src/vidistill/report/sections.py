@@ -51,7 +51,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     results, data, environment = (run.document(key) for key in ("results", "data", "environment"))
     alone = tables.by_role(results, "alone")
     found = [
-        ("test clips", results.get("clips")),
+        (f"test {tables.units(results)}", results.get("clips")),
         ("classes", " + ".join(str(len(names)) for names in (data.get("classes") or {}).values())),
         ("teachers", len([row for row in tables.rows(results) if row.get("role") == "teacher"]) or None),
         ("seeds", len(alone.get("seeds") or []) or None),
@@ -88,6 +88,7 @@ def result(run: RunFolder) -> dict[str, Any]:
         "per_seed": per_seed,
         "split": results.get("test_split", "test"),
         "clips": results.get("clips"),
+        "units": tables.units(results),
         "title": title,
     }
 

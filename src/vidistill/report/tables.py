@@ -165,6 +165,11 @@ def _matches(name: str, wanted: str) -> bool:
     return name.startswith(wanted) if wanted.endswith("@") else name == wanted
 
 
+def units(results: Mapping[str, Any]) -> str:
+    """What a test is of: clips, or episodes that are drawn of them."""
+    return "episodes" if results.get("task") == "fewshot" else "clips"
+
+
 def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False) -> str:
     """A metric's words: `top-1`, or `verb top-1` when there are several heads; `top-1 on tail verb` on a subset."""
     head, _, last = metric.rpartition("/")
