@@ -128,9 +128,8 @@ def _command(run: RunFolder) -> list[str]:
 
 def _facts(run: RunFolder) -> list[str]:
     data, environment, results = (run.document(key) for key in ("data", "environment", "results"))
-    found = [
-        f"- Test {tables.units(results)}: {results.get('clips', tables.ABSENT)} (split `{results.get('test_split', 'test')}`)"
-    ]
+    split = results.get("test_split", "test")
+    found = [f"- Test {tables.units(results)}: {results.get('clips', tables.ABSENT)} (split `{split}`)"]
     if data:
         unusable = len(data.get("problems") or [])
         found.append(
