@@ -181,7 +181,7 @@ def _gain(
     for seed in shared:
         alone, distilled = (groups[each][seeds[each].index(seed)] for each in ("alone", role))
         a, d = statistics(run, alone), statistics(run, distilled)
-        pairs.append({name: _difference(d[name], a[name]) for name in a})
+        pairs.append({name: measure.difference(d[name], a[name]) for name in a})
     gains = over_seeds(pairs, groups["alone"][0].units)
     for name, gain in gains.items():
         if gain["value"] is None:
@@ -191,10 +191,6 @@ def _gain(
         better, worse = sorted((sign * gain["low"], sign * gain["high"]))
         gain["paid"] = True if better > 0 else False if worse < 0 else None
     return gains
-
-
-def _difference(first: measure.Statistic, second: measure.Statistic) -> measure.Statistic:
-    return lambda counts: first(counts) - second(counts)
 
 
 def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:

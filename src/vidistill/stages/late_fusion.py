@@ -246,7 +246,4 @@ def gain_over_better(
 
 
 def _difference(first: Statistics, second: Statistics) -> Statistics:
-    def minus(a: measure.Statistic, b: measure.Statistic) -> measure.Statistic:
-        return lambda counts: a(counts) - b(counts)
-
-    return {name: minus(first[name], second[name]) for name in first}
+    return {name: measure.difference(first[name], second[name]) for name in first}

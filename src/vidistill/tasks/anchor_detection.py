@@ -35,9 +35,9 @@ from vidistill.data.views import ViewPolicy
 from vidistill.tasks import metrics as measure
 from vidistill.tasks.anchor_answers import anchor_log_probabilities, refined_segments
 from vidistill.tasks.anchor_losses import BACKGROUND_WEIGHT, WEIGHTS, anchor_losses, background_loss
-from vidistill.tasks.anchor_targets import PADDING, match_anchors
+from vidistill.tasks.anchor_targets import PADDING, match_anchors, pad_segments
 from vidistill.tasks.base import TASKS, Predictions
-from vidistill.tasks.detection import Share, segment_statistics, segment_truth
+from vidistill.tasks.detection import Share, segment_statistics, segment_truth, window_means, window_rows
 from vidistill.tasks.metrics import Statistic
 from vidistill.tasks.segments import Detections, window_starts
 from vidistill.tasks.soft_nms import soft_nms
@@ -116,7 +116,7 @@ class AnchorDetection:
 
         def label(index: int, view: View) -> dict[str, NDArray[np.float32]]:
             start = float(view.times[0])
-            seconds = policy.steps * policy.step_frames / rates[index]
+            seconds = window_seconds(policy, rates[index])
             found = window_segments(clips[index].segments.get(self.head, ()), start, seconds, numbers)
             rows = np.full((most + 1, 3), (0, 0, PADDING), np.float32)
             rows[: len(found)] = found
@@ -146,25 +146,11 @@ class AnchorDetection:
     def row_batch(self, batch: Batch) -> Batch:
         """Labels (B * A,): the class of the shortest segment that holds an anchor, 0 where none does."""
         segments = batch.labels[self.head]
-        count = sum(self.anchors)
-        labels = match_anchors(self.priors(segments.device), segments, frames=1).label
-
-        def repeated(values: Tensor) -> Tensor:
-            return values.repeat_interleave(count)
-
-        return replace(
-            batch,
-            labels={self.head: labels.flatten()},
-            clip=repeated(batch.clip),
-            view=repeated(batch.view),
-            present={name: repeated(values) for name, values in batch.present.items()},
-        )
+        return window_rows(batch, self.head, match_anchors(self.priors(segments.device), segments, frames=1).label)
 
     def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
         """Means over each window's anchors; the task's own terms have one value a window already."""
-        windows = len(batch)
-        folded = {name: replace(loss, values=loss.values.reshape(windows, -1).mean(1)) for name, loss in losses.items()}
-        return folded, batch.clip
+        return window_means(losses, len(batch)), batch.clip
 
     def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """The terms of `anchor_losses` as "label_<term>", and "label_background" where the network has attention."""
@@ -198,10 +184,12 @@ class AnchorDetection:
         Whether there is an action at all is what average precision judges: an anchor's score is a rank, and the
         likeliest class of nearly every anchor is background. Accuracy is of telling actions apart.
         """
-        label = self.labeller(store, policy)
-        windows = [label(index, view)[self.head] for view in windows_of(store, policy, index)]
-        matches = match_anchors(self.priors(), torch.from_numpy(np.stack(windows)), frames=1)
-        labels = matches.label.flatten().numpy()
+        numbers = {name: number for number, name in enumerate(store.classes[self.head], start=1)}
+        segments = store.clips[index].segments.get(self.head, ())
+        seconds = window_seconds(policy, store.rate(index))
+        starts = [float(view.times[0]) for view in windows_of(store, policy, index)]
+        windows = [window_segments(segments, start, seconds, numbers) for start in starts]
+        labels = match_anchors(self.priors(), pad_segments(windows), frames=1).label.flatten().numpy()
         return np.where(labels > 0, labels, -1)
 
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
@@ -228,6 +216,11 @@ class AnchorDetection:
         logits[:, 0] = IMPOSSIBLE
         actions = replace(predictions, logits={self.head: logits})
         return segment_statistics(actions, found, self.classes, self.head, self.tious)
+
+
+def window_seconds(policy: ViewPolicy, rate: float) -> float:
+    """Length of a window of a clip with `rate` frames a second."""
+    return policy.steps * policy.step_frames / rate
 
 
 def window_segments(

@@ -113,24 +113,11 @@ class Detection:
 
     def row_batch(self, batch: Batch) -> Batch:
         """Labels (B * T,), and each clip's number, view and presence once a step."""
-        steps = batch.labels[self.head].shape[1]
-
-        def repeated(values: Tensor) -> Tensor:
-            return values.repeat_interleave(steps)
-
-        return replace(
-            batch,
-            labels={head: labels.flatten() for head, labels in batch.labels.items()},
-            clip=repeated(batch.clip),
-            view=repeated(batch.view),
-            present={name: repeated(values) for name, values in batch.present.items()},
-        )
+        return window_rows(batch, self.head, batch.labels[self.head])
 
     def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
         """Means over each clip's steps."""
-        clips = len(batch)
-        folded = {name: replace(loss, values=loss.values.reshape(clips, -1).mean(1)) for name, loss in losses.items()}
-        return folded, batch.clip
+        return window_means(losses, len(batch)), batch.clip
 
     def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """The term "label_<head>" of every step (B * T,), scaled so that a clip's mean is its weighted mean."""
@@ -181,6 +168,26 @@ class Detection:
         `detection_statistics`); "top1", "ece", "nll", … of steps, background included.
         """
         return segment_statistics(predictions, self.detect(predictions), self.classes, self.head, self.tious)
+
+
+def window_rows(batch: Batch, head: str, labels: Tensor) -> Batch:
+    """A batch of windows with a row for each of their labels (B, R): the window's number, view and presence R times."""
+
+    def repeated(values: Tensor) -> Tensor:
+        return values.repeat_interleave(labels.shape[1])
+
+    return replace(
+        batch,
+        labels={head: labels.flatten()},
+        clip=repeated(batch.clip),
+        view=repeated(batch.view),
+        present={name: repeated(values) for name, values in batch.present.items()},
+    )
+
+
+def window_means(losses: Losses, windows: int) -> Losses:
+    """Means over each window's rows; a loss that has one value a window stays as it is."""
+    return {name: replace(loss, values=loss.values.reshape(windows, -1).mean(1)) for name, loss in losses.items()}
 
 
 def segment_truth(store: ClipStore, clips: NDArray[np.int64], head: str) -> NDArray[np.float64]:

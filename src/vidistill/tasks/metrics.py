@@ -221,6 +221,11 @@ def reliability(logits: NDArray[Any], labels: NDArray[Any], bins: int = 15) -> d
     return {"confidence": means[0], "accuracy": means[1], "count": [int(c) for c in count]}
 
 
+def difference(first: Statistic, second: Statistic) -> Statistic:
+    """One statistic minus another, of the same draws."""
+    return lambda counts: first(counts) - second(counts)
+
+
 def paired_difference(first: NDArray[Any], second: NDArray[Any], *, bootstrap: int = 1000, seed: int = 0) -> Interval:
     """mean(first) - mean(second) over the same clips, each resample drawing the same clips for both.
 
