@@ -70,9 +70,13 @@ class Prepare(Section):
 
 
 class Input(OpenSection):
-    """One network input. `modality` defaults to the input's name; further keys are options of the encoding."""
+    """One network input. `modality` defaults to the input's name; further keys are options of the encoding.
+
+    With `of` it is made of several other inputs, for a network that sees them all and does without any of them.
+    """
 
     modality: str | None = None
+    of: tuple[str, ...] = ()
 
 
 class Schedule(Section):
@@ -253,6 +257,7 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
     except ValidationError as error:
         raise RecipeError(describe_validation(error, _fields_at), where=where) from None
     recipe = _fusions_named(recipe)
+    _check_joint(recipe.modalities)
     for kind, network in [("student", recipe.student), *((f"teachers.{n}", t) for n, t in recipe.teachers.items())]:
         if network.input.startswith(FUSED):
             continue
@@ -269,6 +274,20 @@ def make_recipe(tree: Options, overrides: list[str] | None = None, where: str = 
             raise RecipeError(f"a variant cannot be called {name!r}", where="variants", todo="Choose another name.")
         recipe.variant(name).schedule_of(recipe.variant(name).student)
     return recipe
+
+
+def _check_joint(inputs: dict[str, Input]) -> None:
+    """Inputs of several are made of others that have a modality."""
+    for name, section in inputs.items():
+        where = f"modalities.{name}"
+        if section.of and (section.modality or section.options):
+            raise RecipeError("an input has a modality or is made of others, not both", where=where, todo="Keep `of`.")
+        if section.of and len(set(section.of)) < max(2, len(section.of)):
+            raise RecipeError("an input of several names at least two others, each once", where=f"{where}.of")
+        for part in section.of:
+            if part not in inputs or inputs[part].of:
+                simple = [each for each, other in inputs.items() if not other.of]
+                raise RecipeError(f"there is no input {part!r}", where=f"{where}.of", todo=nearest(part, simple))
 
 
 def _fusions_named(recipe: Recipe) -> Recipe:

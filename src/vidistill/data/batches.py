@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidistill.core.interruption import Interrupted, apply_interruption
 from vidistill.core.seeds import generator
 from vidistill.core.types import Batch, Signal, View
+from vidistill.data.joint import Joint, join
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ClipShape, ViewPolicy
 
@@ -49,12 +50,17 @@ SEVERAL = "+"
 class Input:
     """One network input: a name in the recipe, the modality it reads, and its encoding.
 
-    An encoding reads a signal (`encode`), or gives rows that are stored for clips and views (`row`).
+    An encoding reads a signal (`encode`), or gives rows that are stored for clips and views (`row`), or is `Joint`.
     """
 
     name: str
     modality: str
     encoding: Any
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modality, or all of an input that is made of several."""
+        return tuple(self.modality.split(SEVERAL))
 
 
 @dataclass
@@ -78,6 +84,7 @@ class ViewDataset(Dataset[Sample]):
         presence: further inputs (name -> modality) of which only the presence is wanted, as cached teachers need.
         labeller: what a view's labels are; None: the clip's own.
         interruptions: how the frames of some view numbers are interrupted, e.g. those of a curriculum's surveys.
+        without: modalities that are taken for missing in all clips.
     """
 
     def __init__(
@@ -89,11 +96,13 @@ class ViewDataset(Dataset[Sample]):
         presence: Mapping[str, str] | None = None,
         labeller: Labeller | None = None,
         interruptions: Mapping[int, Interruption] | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         self.store, self.inputs, self.policy, self.seed = store, tuple(inputs), policy, seed
         self.presence = {**(presence or {}), **{i.name: i.modality for i in inputs}}
         self._labeller = labeller or own_labels(store)
         self._interruptions = dict(interruptions or {})
+        self._without = frozenset(without)
 
     def view(self, key: Key) -> View:
         """The view of a key."""
@@ -113,11 +122,18 @@ class ViewDataset(Dataset[Sample]):
 
     def has(self, index: int, name: str) -> bool:
         """Whether a clip has an input; one of several modalities (`rgb+flow`) is there where any of them is."""
-        return any(self.store.has(index, modality) for modality in self.presence[name].split(SEVERAL))
+        return any(self._holds(index, modality) for modality in self.presence[name].split(SEVERAL))
+
+    def _holds(self, index: int, modality: str) -> bool:
+        return modality not in self._without and self.store.has(index, modality)
 
     def _tensor(self, item: Input, key: Key, view: View) -> torch.Tensor:
+        if isinstance(item.encoding, Joint):
+            have = [part for part in item.encoding.inputs if self._holds(key[0], part.modality)]
+            none = dict.fromkeys(item.encoding.shapes)
+            return join(none | {part.name: self._tensor(part, key, view) for part in have}, item.encoding.shapes)
         if hasattr(item.encoding, "row"):
-            present = [self.store.has(key[0], modality) for modality in item.modality.split(SEVERAL)]
+            present = [self._holds(key[0], modality) for modality in item.modalities]
             row: torch.Tensor = item.encoding.row(key, present, self.seed is None)
             return row
         tensor: torch.Tensor = item.encoding.encode(self.store.signal(key[0], item.modality), view)

@@ -18,7 +18,7 @@ from vidistill.core.progress import progress
 from vidistill.data.containers import IMAGES, natural_key
 from vidistill.data.formats.base import VIDEOS, need_folder
 from vidistill.deploy.episode_export import FEWSHOT, file_digest
-from vidistill.deploy.inputs import ARRAYS, IN_VIDEO, SOUNDS, Extent, InputPipeline
+from vidistill.deploy.inputs import ARRAYS, IN_VIDEO, SOUNDS, Extent, InputPipeline, Pipeline
 from vidistill.deploy.predict import BATCH
 from vidistill.deploy.quiet import first_line
 from vidistill.deploy.session import open_session, run_session, session_metadata
@@ -113,15 +113,15 @@ class Enroller:
 
 
 def projected_views(
-    session: InferenceSession, pipeline: InputPipeline, path: Path, key: str | None, extent: Extent
+    session: InferenceSession, pipeline: Pipeline, path: Path, key: str | None, extent: Extent
 ) -> Iterator[Kept]:
     """What the clip part keeps of all views of a file, a few views at a time.
 
     Raises:
         DataError: the file cannot be read, or the model gives no finite answer for it.
     """
-    for window in pipeline.windows(path, key, extent):
-        encoded = pipeline.encode(window).numpy()
+    for looks in pipeline.looks(path, key, extent):
+        encoded = looks.numpy()
         for start in range(0, len(encoded), BATCH):
             kept = run_session(session, encoded[start : start + BATCH])
             if not all(np.isfinite(values).all() for values in kept.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,18 @@ class Extent:
     frames: int
     rate: float
     seconds: float
+
+
+class Pipeline(Protocol):
+    """What reads files for a model of clips."""
+
+    modality: str
+
+    def extent(self, path: Path, key: str | None = None) -> Extent:
+        """Frames, rate and seconds of a file."""
+
+    def looks(self, path: Path, key: str | None, extent: Extent) -> Iterator[torch.Tensor]:
+        """All test views of every window of a file, float32 (views, *input_shape) each."""
 
 
 class InputPipeline:
@@ -98,7 +110,7 @@ class InputPipeline:
                 if not source.frames:
                     raise DecodeError("no frames in it", where=str(path))
                 return Extent(source.frames, source.rate, float(source.times[-1]) + 1.0 / source.rate)
-        signal = self._load(path, key, stretch())
+        signal = self.load(path, key, stretch())
         rate = SOUND_FRAMES if self.modality == "audio" else signal.rate
         return Extent(max(1, round(signal.duration * rate)), rate, signal.duration)
 
@@ -108,7 +120,7 @@ class InputPipeline:
         Only one window is in memory at a time, and a video is decoded once, from its start to its end.
         """
         if extent.seconds <= 2 * self.duration:
-            yield self._window(self._load(path, key, stretch()), extent)
+            yield self._window(self.load(path, key, stretch()), extent)
             return
         count = min(MAX_WINDOWS, int(extent.seconds / self.duration))
         step = (extent.seconds - self.duration) / (count - 1)
@@ -138,12 +150,12 @@ class InputPipeline:
     def _signals(self, path: Path, key: str | None, clips: Sequence[Clip]) -> Iterator[Signal]:
         """The model's modality of stretches of a file that follow each other; a video is decoded once."""
         if not self._holds_frames(path) or self.modality == "audio":
-            whole = self._load(path, key, stretch())
+            whole = self.load(path, key, stretch())
             signals: Iterator[Signal] = (cut(whole, clip) for clip in clips)
         elif self.modality == "rgb" or self._from_rgb(path):
             signals = (self._of_rgb(frames) for frames in read_stretches(path, clips, self._options("rgb")))
         else:
-            signals = (self._load(path, key, clip) for clip in clips)
+            signals = (self.load(path, key, clip) for clip in clips)
         yield from signals
 
     def views(self, shape: ClipShape) -> list[View]:
@@ -153,6 +165,11 @@ class InputPipeline:
     def encode(self, window: Window) -> torch.Tensor:
         """All test views of a window: float32 (views, *input_shape)."""
         return torch.stack([self._encode(window.signal, view) for view in self.views(window.shape)])
+
+    def looks(self, path: Path, key: str | None, extent: Extent) -> Iterator[torch.Tensor]:
+        """All test views of every window of a file, float32 (views, *input_shape) each."""
+        for window in self.windows(path, key, extent):
+            yield self.encode(window)
 
     def _encode(self, signal: Signal, view: View) -> torch.Tensor:
         tensor: torch.Tensor = self.encoding.encode(signal, view)
@@ -169,6 +186,11 @@ class InputPipeline:
             indices = np.unique(every.nearest(view.times_for(self.encoding.frames)))
             signal = Signal(source.read(indices), source.rate, times=source.times[indices])
         return self._encode(signal, view)
+
+    @property
+    def from_frames(self) -> bool:
+        """Whether the modality is the RGB frames or can be computed from them."""
+        return self.modality == "rgb" or bool(self._kind.derivable)
 
     def _holds_frames(self, path: Path) -> bool:
         """Whether the file is video (or a folder of frames), not an array or a sound."""
@@ -199,7 +221,7 @@ class InputPipeline:
         signal: Signal = rgb if self.modality == "rgb" else self._kind.derive(rgb, self._options(self.modality))
         return signal
 
-    def _load(self, path: Path, key: str | None, clip: Clip) -> Signal:
+    def load(self, path: Path, key: str | None, clip: Clip) -> Signal:
         """The model's modality of a stretch of the file: its own, or derived from its RGB frames."""
         if self._from_rgb(path):
             return self._of_rgb(get_modality("rgb").load(path, key, clip, self._options("rgb")))

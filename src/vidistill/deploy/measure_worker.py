@@ -114,10 +114,10 @@ def decode_call(job: Mapping[str, Any]) -> Callable[[], object]:
     """One view of a video, from the file to the network's input."""
     import torch
 
-    from vidistill.deploy.inputs import InputPipeline
+    from vidistill.deploy.joint_inputs import open_pipeline
 
     torch.set_num_threads(job["threads"])
-    pipeline = InputPipeline(job["metadata"], "export")
+    pipeline = open_pipeline(job["metadata"], "export")
     return lambda: pipeline.one_view(Path(job["path"]))
 
 

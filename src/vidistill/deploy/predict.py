@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vidistill.core.errors import DataError, DecodeError, ModelError, RecipeError
 from vidistill.deploy import detect
 from vidistill.deploy.inputs import Extent, InputPipeline
+from vidistill.deploy.joint_inputs import JointPipeline, open_pipeline
 from vidistill.deploy.quiet import first_line
 from vidistill.deploy.session import open_session, run_session, session_metadata
 
@@ -40,7 +41,7 @@ class Predictor:
                 todo="Give it examples: vidistill enroll FOLDER --model MODEL, then predict with --support.",
             )
         self.classes: dict[str, list[str]] = self.metadata["classes"]
-        self._pipeline = InputPipeline(self.metadata, str(self._path))
+        self._pipeline = open_pipeline(self.metadata, str(self._path))
 
     def predict(self, path: Path | str, top: int = 5) -> dict[str, Any]:
         """The most probable classes of a file, of every head; or the segments that a temporal detector finds in it.
@@ -55,7 +56,8 @@ class Predictor:
 
         Returns:
             file, seconds, rate (frames per second), frames, model (its name, else its file name), and of a recogniser
-            predictions {head: [{label, probability in [0, 1]}]} and views (how many were averaged); of a detector
+            predictions {head: [{label, probability in [0, 1]}]}, views (how many were averaged) and, where the model
+            takes several modalities, missing (those that the file lacks); of a detector
             steps (how many were classified) or windows (how many were looked at), and in order of time segments
             [{label, score, segment: [start, end] in seconds}]. All values are JSON values.
 
@@ -95,10 +97,15 @@ class Predictor:
 
     def _recognised(self, file: Path, key: str | None, extent: Extent, top: int) -> dict[str, Any]:
         logits, views = self._logits(file, key, extent)
-        return {"predictions": {head: self._ranked(head, logits[head], top) for head in self.classes}, "views": views}
+        ranked = {head: self._ranked(head, logits[head], top) for head in self.classes}
+        found: dict[str, Any] = {"predictions": ranked, "views": views}
+        if isinstance(self._pipeline, JointPipeline):
+            found["missing"] = self._pipeline.missing(file, key)
+        return found
 
     def _detected(self, file: Path, key: str | None, extent: Extent) -> dict[str, Any]:
         task = self.metadata["task"]
+        assert isinstance(self._pipeline, InputPipeline), "windows of untrimmed clips are seen by one input"
         if task["name"] == "anchor_detection":
             names = self.classes[task["head"]]
             windows, found = detect.proposed_segments(self._session, self._pipeline, file, key, extent, task, names)
@@ -113,8 +120,8 @@ class Predictor:
         """Logits (classes,) by head, averaged over all views, and the number of views."""
         totals = {head: np.zeros(len(names)) for head, names in self.classes.items()}
         views = 0
-        for window in self._pipeline.windows(file, key, extent):
-            encoded = self._pipeline.encode(window).numpy()
+        for looks in self._pipeline.looks(file, key, extent):
+            encoded = looks.numpy()
             for start in range(0, len(encoded), BATCH):
                 for head, values in run_session(self._session, encoded[start : start + BATCH]).items():
                     totals[head] += values.sum(axis=0, dtype=np.float64)

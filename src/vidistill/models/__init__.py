@@ -20,6 +20,7 @@ from vidistill.models import (  # noqa: F401
     graph_conv,
     image_trunks,
     inception3d,
+    multimodal,
     plain_gru,
     published_afsd,
     published_fewshot,

@@ -22,7 +22,7 @@ _TITLES = {
 }
 _DETECTION = ("map", "map@", "top1")
 _KINDS = {"detection": _DETECTION, "anchor_detection": _DETECTION, "fewshot": ("top1", "nll")}
-_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "peer": 5}
+_ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "missing": 5, "peer": 6}
 _PHRASES = {
     "paid": "Distillation paid",
     "cost": "Distillation did not pay",
@@ -211,7 +211,7 @@ def row_label(row: Mapping[str, Any]) -> str:
     role, name = str(row.get("role", "")), str(row.get("name", ""))
     if role == "teacher":
         return f"teacher {name}"
-    if role == "variant":
+    if role in ("variant", "missing"):
         return f"student, {name}"
     if role == "peer":
         return f"peer {name}"

@@ -27,6 +27,8 @@ def check_recipe(recipe: Recipe) -> None:
     reader = FORMATS.get(recipe.data.format, where="data.format")
     check_options(reader, recipe.data.options, "data", skip=1)
     for name, section in recipe.modalities.items():
+        if section.of:
+            continue
         modality = MODALITIES.get(section.modality or name, where=f"modalities.{name}")
         check_options(modality, section.options, f"modalities.{name}")
     for name, options in recipe.prepare.sources.items():

@@ -44,6 +44,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         kind = role if role in ("alone", "distilled") else "variant"
         rows.append(_row(run, kind, role, predictions, list(seeds[role]), f"{role}-seed{seeds[role][0]}"))
     rows += [row for role in groups if role != "alone" for row in _peer_rows(run, role, list(seeds[role]))]
+    rows += [row for role in groups for row in _missing_rows(run, role, list(seeds[role]))]
     for row in rows:
         if row["role"] in ("distilled", "variant"):  # the same network with other weights is timed once
             row["latency_ms"] = next(each.get("latency_ms") for each in rows if each["role"] == "alone")
@@ -102,6 +103,19 @@ def _peer_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]:
         if all(folder_of(run, label).is_dir() for label in labels):
             found = [predict(run, each, load_trained(run, each, section), section.input, "test") for each in labels]
             rows.append(_row(run, "peer", f"{name}, {role}", found, seeds, None))
+    return rows
+
+
+def _missing_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """Students over several modalities, each of which is taken away in turn."""
+    student = run.recipe.student
+    modalities = run.input(student.input).modalities
+    rows = []
+    for modality in modalities if len(modalities) > 1 else ():
+        labels = [f"{role}-seed{seed}" for seed in seeds]
+        trained = [(label, load_trained(run, label, student)) for label in labels]
+        found = [predict(run, label, network, student.input, "test", modality) for label, network in trained]
+        rows.append(_row(run, "missing", f"{role} without {modality}", found, seeds, None))
     return rows
 
 

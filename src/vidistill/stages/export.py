@@ -26,7 +26,7 @@ from vidistill.models import Network
 from vidistill.models.episode_network import EpisodeNetwork
 from vidistill.stages.episodes import students_episodes
 from vidistill.stages.evaluate import read_history
-from vidistill.stages.networks import folder_of, load_trained
+from vidistill.stages.networks import folder_of, load_trained, seen
 from vidistill.stages.run import Run, write_json
 from vidistill.tasks import AnchorDetection
 
@@ -84,7 +84,7 @@ def _write_onnx(run: Run, network: Network, known: dict[str, Any], path: Path) -
 def metadata(run: Run, name: str) -> dict[str, Any]:
     """What the exported file must know to predict from a video."""
     sources = {}
-    for modality in {run.input(run.recipe.student.input).modality, "rgb"}:
+    for modality in dict.fromkeys((*run.input(run.recipe.student.input).modalities, "rgb")):
         sources[modality] = asdict(run.source_options(modality)[0])
     train = run.store.indices("train")
     return {
@@ -100,8 +100,7 @@ def metadata(run: Run, name: str) -> dict[str, Any]:
 def encoded(run: Run, clips: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
     """The student's input for the first test view of some clips, batch by batch."""
     name = run.recipe.student.input
-    have = clips[run.store.present(run.input(name).modality)[clips]]
-    for batch in batches(run, have):
+    for batch in batches(run, clips[seen(run, name)[clips]]):
         yield batch.inputs[name].numpy()
 
 
@@ -126,7 +125,7 @@ def _accuracy_cost(run: Run, network: Network, onnx: Path, int8: Path) -> dict[s
     head = next(iter(run.task.classes))
     name = run.recipe.student.input
     clips = run.store.indices("test")
-    clips = clips[run.store.present(run.input(name).modality)[clips]]
+    clips = clips[seen(run, name)[clips]]
     labels = np.concatenate([run.task.row_batch(batch).labels[head].numpy() for batch in batches(run, clips)])
     right = []
     for path in (onnx, int8):
@@ -150,10 +149,12 @@ def _costs(fp32: float, int8: float) -> dict[str, float]:
 
 def _a_video(run: Run) -> Any:
     """A video file of the set that holds the student's modality, or RGB to derive it from; None where there is none."""
-    modality = run.input(run.recipe.student.input).modality
+    modalities = run.input(run.recipe.student.input).modalities
     for index in run.store.indices("test")[:1]:
         clip = run.store.clips[int(index)]
-        source = clip.sources.get(modality) or (clip.sources.get("rgb") if MODALITIES.get(modality).derivable else None)
+        derived = any(MODALITIES.get(each).derivable for each in modalities)
+        source = clip.sources.get("rgb" if len(modalities) > 1 else modalities[0])
+        source = source or (clip.sources.get("rgb") if derived else None)
         if source is not None:
             path, key = resolve(run.manifest.root, source)
             return path if key is None and path.is_file() else None

@@ -157,23 +157,29 @@ def _clips_with(run: Run, input_name: str, split: str) -> np.ndarray[Any, np.dty
     return np.array([i for i in run.store.indices(split) if dataset.has(int(i), input_name)], dtype=np.int64)
 
 
-def predict(run: Run, name: str, network: nn.Module, input_name: str, split: str) -> Predictions:
-    """Predictions of a trained network on a split; read from its folder where they were made before."""
-    path = folder_of(run, name) / ("predictions.npz" if split == "test" else f"predictions-{split}.npz")
+def predict(
+    run: Run, name: str, network: nn.Module, input_name: str, split: str, without: str | None = None
+) -> Predictions:
+    """Predictions of a trained network on a split; read from its folder where they were made before.
+
+    `without`: a modality that is taken for missing in all clips.
+    """
+    parts = ["predictions", *([split] if split != "test" else []), *([f"without-{without}"] if without else [])]
+    path = folder_of(run, name) / ("-".join(parts) + ".npz")
     if path.is_file():
         return Predictions.load(path)
-    predictions = predict_now(run, network, input_name, split)
+    predictions = predict_now(run, network, input_name, split, without)
     if run.main:
         predictions.save(path)
     run.accelerator.wait_for_everyone()
     return predictions
 
 
-def predict_now(run: Run, network: nn.Module, input_name: str, split: str) -> Predictions:
-    """Run a network over all test views of a split."""
+def predict_now(run: Run, network: nn.Module, input_name: str, split: str, without: str | None = None) -> Predictions:
+    """Run a network over all test views of a split; see `predict`."""
     network.to(run.accelerator.device)
     indices = run.store.indices(split)
-    dataset, have = run.dataset([input_name], False), seen(run, input_name)
+    dataset, have = run.dataset([input_name], False, without=[without] if without else []), seen(run, input_name)
     episodes = run.task.episodes(run.store, split, have)
     if episodes is not None:
         if not len(episodes):

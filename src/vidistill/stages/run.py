@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,9 +28,10 @@ from vidistill.core.registry import check_options, nearest
 from vidistill.core.seeds import integer_seed
 from vidistill.curricula import build_curriculum
 from vidistill.curricula.interruption import Interruption
-from vidistill.data.batches import Input, ViewDataset
+from vidistill.data.batches import SEVERAL, Input, ViewDataset
 from vidistill.data.class_splits import by_class, check_disjoint
 from vidistill.data.formats import FORMATS, MADE
+from vidistill.data.joint import Joint
 from vidistill.data.manifest import Manifest, carve_validation, check
 from vidistill.data.prepare import ModalitySource, prepare, store_hash
 from vidistill.data.steps import Steps
@@ -40,6 +41,7 @@ from vidistill.data.views import ViewPolicy
 from vidistill.modalities import MODALITIES, SignalAbsent
 from vidistill.modalities.base import content_digest
 from vidistill.models import NETWORKS, Network, build_network
+from vidistill.models.multimodal import MULTIMODAL
 from vidistill.tasks import TASKS, Task
 
 VIEW_SEED = 0
@@ -100,7 +102,7 @@ class Run:
     @cached_property
     def modality_sources(self) -> dict[str, ModalitySource]:
         """How each modality that some input reads is loaded or derived."""
-        wanted = {item.modality or name for name, item in self.recipe.modalities.items()}
+        wanted = {item.modality or name for name, item in self.recipe.modalities.items() if not item.of}
         for name in self.recipe.prepare.sources:
             if name not in wanted and name not in MODALITIES:
                 hint = nearest(name, wanted)
@@ -200,6 +202,8 @@ class Run:
         if name.startswith(FUSED):
             return self._fused(name)
         section = self.recipe.modalities[name]
+        if section.of:
+            return self._joint(name, section.of)
         modality = section.modality or name
         kind = MODALITIES.get(modality, where=f"modalities.{name}")
         encoding = kind(**check_options(kind, section.options, f"modalities.{name}")).with_frames(self.policy.frames)
@@ -212,6 +216,13 @@ class Run:
         encoding = encoding.fitted(self.store.signal(int(have[0]), modality))
         return Input(name, modality, encoding if self.policy.steps == 1 else Steps(encoding, self.policy.steps))
 
+    def _joint(self, name: str, parts: Sequence[str]) -> Input:
+        """The input made of several others."""
+        if self.policy.steps > 1:
+            raise RecipeError("windows of untrimmed clips are seen by one input", where=f"modalities.{name}.of")
+        inputs = tuple(self.input(part) for part in parts)
+        return Input(name, SEVERAL.join(item.modality for item in inputs), Joint(inputs))
+
     def _fused(self, name: str) -> Input:
         """The input of a teacher that fuses others; made once, since it opens their stored frames."""
         from vidistill.stages.fusion import fused_input  # it needs runs itself
@@ -220,14 +231,19 @@ class Run:
             self._stored[name] = fused_input(self, name)
         return self._stored[name]
 
-    def dataset(self, inputs: Iterable[str], train: bool, presence: Iterable[str] = ()) -> ViewDataset:
-        """Training or test views with these inputs; of `presence` only whether clips have them."""
+    def dataset(
+        self, inputs: Iterable[str], train: bool, presence: Iterable[str] = (), without: Sequence[str] = ()
+    ) -> ViewDataset:
+        """Training or test views with these inputs; of `presence` only whether clips have them.
+
+        Modalities of `without` are taken for missing in all clips.
+        """
         named = {name: self.input(name).modality for name in presence}
         seed = VIEW_SEED if train else None
         labeller = self.task.labeller(self.store, self.policy)
         wanted = [self.input(n) for n in dict.fromkeys(inputs)]
         interruptions = {self.shown_views + k: each for k, each in enumerate(self.surveys)} if train else {}
-        return ViewDataset(self.store, wanted, self.policy, seed, named, labeller, interruptions)
+        return ViewDataset(self.store, wanted, self.policy, seed, named, labeller, interruptions, without)
 
     def network(self, section: schema.Network, seed: int, where: str) -> Network:
         """A new network of the recipe; the same seed gives the same initial weights."""
@@ -236,9 +252,17 @@ class Run:
 
             torch.manual_seed(integer_seed(seed, "network"))
             return fused_network(self, section, where)  # type: ignore[return-value]
-        shape = self.input(section.input).encoding.shape
+        encoding, options = self.input(section.input).encoding, section.options
+        if isinstance(encoding, Joint):
+            if section.network != MULTIMODAL:
+                raise RecipeError(
+                    f"network {section.network!r} sees one input, {section.input!r} is made of several",
+                    where=where,
+                    todo=f"Choose network: {MULTIMODAL}",
+                )
+            options = {**options, "shapes": encoding.shapes}
         torch.manual_seed(integer_seed(seed, "network"))
-        return build_network(section.network, shape, self.task.classes, section.options, where=where)
+        return build_network(section.network, encoding.shape, self.task.classes, options, where=where)
 
     def key_of(self, section: schema.Network, schedule: schema.Schedule) -> dict[str, Any]:
         """What a network trained by this recipe depends on, short of its seed."""
@@ -274,6 +298,9 @@ class Run:
             of = self.recipe.teachers[name.removeprefix(FUSED)].of
             return {"of": {member: self.describe_input(self.recipe.teachers[member].input) for member in of}}
         item = self.input(name)
+        if isinstance(item.encoding, Joint):
+            parts = {part.name: self.describe_input(part.name) for part in item.encoding.inputs}
+            return {"of": parts, "shapes": {name: list(shape) for name, shape in item.encoding.shapes.items()}}
         encoding = item.encoding.encoding if isinstance(item.encoding, Steps) else item.encoding
         options = {f.name: getattr(encoding, f.name) for f in fields(encoding)}
         return {"modality": item.modality, **json.loads(json.dumps(options))}

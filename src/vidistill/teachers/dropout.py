@@ -1,13 +1,7 @@
 """Teachers left out at random while a student learns, so that it stays usable where a modality is missing.
 
-Compare KARMMA (Knowledge distillation for Action Recognition with Missing Modalities, 2025), whose students learn from
-several modalities with modality dropout. Here, for each clip and view:
-
-    x[m]    = uniform in [0, 1), from (seed, clip, view, teacher m)
-    kept[m] = present[m] and ( x[m] >= p  or  x[m] is the largest of the teachers present )
-
-so that a teacher among M is left out with probability p - p^M / M, and never all of them. Those that are kept share the
-weight as where a modality is absent (`ensemble.present_weights`).
+Who is kept is decided as among a student's modalities (`models/modality_dropout.py`), by numbers from (seed, clip,
+view, teacher). Those that are kept share the weight as where a modality is absent (`ensemble.present_weights`).
 
 The numbers are a hash, computed where the batch is (no random state, no wait for the host), so that a resumed run
 leaves out whom the undisturbed one would have. The hash is SplitMix64's (Steele, Lea, Flood: Fast Splittable
@@ -22,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidistill.core.seeds import integer_seed
+from vidistill.models.modality_dropout import heard
 
 FIRST, SECOND = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 """SplitMix64's factors as signed numbers."""
@@ -71,7 +66,5 @@ class TeacherDropout:
         """
         if self._keys.device != clip.device:
             self._keys = self._keys.to(clip.device)
-        numbers = torch.where(present, uniform(self._keys, clip, view), -1.0)
-        largest = numbers == numbers.amax(1, keepdim=True)
-        kept = (numbers >= self.probability) | largest | (view >= self.views)[:, None]
-        return present & kept
+        kept = heard(uniform(self._keys, clip, view), present, self.probability)
+        return kept | (present & (view >= self.views)[:, None])
