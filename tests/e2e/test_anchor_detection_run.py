@@ -97,8 +97,11 @@ def test_rows_are_the_anchors_of_half_overlapping_windows(finished: Run) -> None
     windows = [len(windows_of(finished.store, finished.policy, int(c))) for c in finished.store.indices("test")]
     assert len(predictions.clip) == 14 * sum(windows)
     labels = finished.task.row_labels(finished.store, finished.policy, "test")["action"]
-    np.testing.assert_array_equal(predictions.labels["action"], labels)
+    assert set(np.unique(predictions.labels["action"])) == {0, 1, 2}
+    judged = finished.task.judged(predictions)
+    np.testing.assert_array_equal(judged.labels["action"], labels)
     assert set(np.unique(labels)) == {-1, 1, 2}, "anchors in no segment are not judged by their class"
+    assert (judged.logits["action"].argmax(1) > 0).all(), "and nobody is asked whether there is an action"
     for clip in np.unique(predictions.clip):
         assert predictions.spans[predictions.clip == clip].max() <= finished.store.duration(int(clip)) + 1e-9
     sums = np.exp(predictions.logits["action"].astype(np.float64)).sum(1)

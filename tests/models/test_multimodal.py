@@ -63,8 +63,8 @@ def test_missing_clips_neither_learn_nor_count_in_batch_statistics() -> None:
         model = network(modality_dropout=0.0).train()
         out = model(rows((True, True), (False, True), (True, False), noise=noise)).logits["action"]
         out.pow(2).sum().backward()
-        state = {**dict(model.named_buffers()), **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}
-        found.append(state)
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append({**dict(model.named_buffers()), **gradients})
     for name, value in found[0].items():
         assert torch.allclose(value, found[1][name], atol=1e-5), name
 

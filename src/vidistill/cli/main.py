@@ -182,6 +182,8 @@ def predict(
         for row in ranked:
             table.add_row(row["label"], f"{row['probability']:.3f}")
         output.print(table)
+    if result.get("missing"):
+        output.print(f"[yellow]note[/yellow] the file has no {', '.join(result['missing'])}: answered without")
     output.print(f"written: {target}", soft_wrap=True)
 
 

@@ -213,6 +213,7 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
     confusion: dict[str, Any] = {}
     if run.task.name == "fewshot":  # an episode offers some of the classes: confusions do not compare
         return {"per_class": class_table(run, groups)}
+    groups = {role: [run.task.judged(each) for each in predictions] for role, predictions in groups.items()}
     for head, classes in run.task.classes.items():
         names = run.classes[head]
         table: dict[str, dict[str, Any]] = {name: {} for name in names}

@@ -137,7 +137,8 @@ def audit_teachers(run: Run) -> dict[str, Any]:
         )
     predictions = {name: validation(run, name) for name in run.recipe.teachers}
     weighting = fit_weighting(run, predictions)
-    shared = align(predictions)
+    judged = {name: run.task.judged(each) for name, each in predictions.items()}
+    shared = align(judged)
     trained = run.task.row_labels(run.store, run.policy, "train")
     heads = run.task.classes
     width = next(iter(predictions.values())).logits
@@ -152,7 +153,7 @@ def audit_teachers(run: Run) -> dict[str, Any]:
         audit["teachers"][name] = _judge(run, name, predicted, weighting, number, audit["chance"])
     for head in heads:
         answers = {"labels": shared.labels[head]}
-        answers |= {n: spread(p.logits[head].argmax(1), p.rows, shared.rows) for n, p in predictions.items()}
+        answers |= {n: spread(p.logits[head].argmax(1), p.rows, shared.rows) for n, p in judged.items()}
         audit["agreement"][head] = {"names": list(answers), "matrix": judge.agreement(answers)}
     metrics = point_metrics(run, combine_predictions(run, predictions, weighting))
     audit["ensemble"] = {
@@ -174,7 +175,8 @@ def _judge(
     if not predicted.units:
         return _unmeasured(run, name, heads)
     accuracy = {head: _triple(metrics[f"{head}/top1"]) for head in heads}
-    good = all(judge.beats_chance(accuracy[h][0], int((predicted.labels[h] >= 0).sum()), chance[h]) for h in heads)
+    labels = run.task.judged(predicted).labels
+    good = all(judge.beats_chance(accuracy[h][0], int((labels[h] >= 0).sum()), chance[h]) for h in heads)
     return {
         "input": run.recipe.teachers[name].input,
         "clips": predicted.units,
@@ -227,7 +229,7 @@ def validation_accuracy(run: Run) -> dict[str, float]:
         hits = [predicted.logits[h].argmax(1)[k] == predicted.labels[h][k] for h, k in known.items() if k.any()]
         return float(np.mean([hit.mean() for hit in hits])) if hits else 0.0
 
-    return {name: right(validation(run, name)) for name in run.recipe.teachers}
+    return {name: right(run.task.judged(validation(run, name))) for name in run.recipe.teachers}
 
 
 def fit_weighting(run: Run, predictions: dict[str, Predictions]) -> Weighting:

@@ -176,21 +176,30 @@ class AnchorDetection:
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels of all anchors of a split's test windows, in order; -1 where an anchor lies in no segment."""
         found = [self.window_labels(store, policy, index) for index in store.indices(split).tolist()]
-        return {self.head: np.concatenate([np.zeros(0, np.int64), *found])}
+        labels = np.concatenate([np.zeros(0, np.int64), *found])
+        return {self.head: np.where(labels > 0, labels, -1)}
 
     def window_labels(self, store: ClipStore, policy: ViewPolicy, index: int) -> NDArray[np.int64]:
-        """Labels of all anchors of one clip's test windows, in order; -1 where an anchor lies in no segment.
-
-        Whether there is an action at all is what average precision judges: an anchor's score is a rank, and the
-        likeliest class of nearly every anchor is background. Accuracy is of telling actions apart.
-        """
+        """Labels of all anchors of one clip's test windows, in order; 0 where an anchor lies in no segment."""
         numbers = {name: number for number, name in enumerate(store.classes[self.head], start=1)}
         segments = store.clips[index].segments.get(self.head, ())
         seconds = window_seconds(policy, store.rate(index))
         starts = [float(view.times[0]) for view in windows_of(store, policy, index)]
         windows = [window_segments(segments, start, seconds, numbers) for start in starts]
-        labels = match_anchors(self.priors(), pad_segments(windows), frames=1).label.flatten().numpy()
-        return np.where(labels > 0, labels, -1)
+        labels: NDArray[np.int64] = (
+            match_anchors(self.priors(), pad_segments(windows), frames=1).label.flatten().numpy()
+        )
+        return labels
+
+    def judged(self, predictions: Predictions) -> Predictions:
+        """Anchors that lie in a segment, among actions.
+
+        Whether there is an action at all is what average precision judges: an anchor's score is a rank, and the
+        likeliest class of nearly every anchor is background. Accuracy is of telling actions apart.
+        """
+        labels, logits = predictions.labels[self.head], predictions.logits[self.head].copy()
+        logits[:, 0] = IMPOSSIBLE
+        return replace(predictions, logits={self.head: logits}, labels={self.head: np.where(labels > 0, labels, -1)})
 
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
         """Clips are tested one by one."""
@@ -212,10 +221,7 @@ class AnchorDetection:
         Names as those of task `detection`.
         """
         found = self.detect(predictions)
-        logits = predictions.logits[self.head].copy()
-        logits[:, 0] = IMPOSSIBLE
-        actions = replace(predictions, logits={self.head: logits})
-        return segment_statistics(actions, found, self.classes, self.head, self.tious)
+        return segment_statistics(self.judged(predictions), found, self.classes, self.head, self.tious)
 
 
 def window_seconds(policy: ViewPolicy, rate: float) -> float:

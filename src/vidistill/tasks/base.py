@@ -132,6 +132,9 @@ class Task(Protocol):
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """`Predictions.truth` of some clips."""
 
+    def judged(self, predictions: Predictions) -> Predictions:
+        """The answers whose accuracy, agreement and confusion are told: of these rows, among these classes."""
+
     def statistics(self, predictions: Predictions) -> dict[str, Statistic]:
         """All metrics as functions of how often each clip (or episode) counts."""
 

@@ -161,6 +161,10 @@ class Detection:
             scores, predictions.spans, clip=predictions.clip, threshold=self.threshold, variant=self.variant
         )
 
+    def judged(self, predictions: Predictions) -> Predictions:
+        """All of them."""
+        return predictions
+
     def statistics(self, predictions: Predictions) -> dict[str, Statistic]:
         """Average precisions of segments, and accuracy and calibration of the steps they were made of.
 

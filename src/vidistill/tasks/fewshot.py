@@ -281,6 +281,10 @@ class FewShot:
     def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:
         """Trimmed clips have no segments."""
 
+    def judged(self, predictions: Predictions) -> Predictions:
+        """All of them."""
+        return predictions
+
     def statistics(self, predictions: Predictions) -> dict[str, Statistic]:
         """The queries' "episode/top1" and "episode/nll", as functions of how often each episode is drawn."""
         if not predictions.units:

@@ -152,6 +152,10 @@ class Recognition:
         clips = len(next(iter(labels.values())))
         return measure.intervals(self.statistics_of(logits, labels, subset=subset), clips, bootstrap, seed)
 
+    def judged(self, predictions: Predictions) -> Predictions:
+        """All of them."""
+        return predictions
+
     def statistics(self, predictions: Predictions) -> dict[str, measure.Statistic]:
         """The metrics of `metrics` as functions of how often each of the N clips is drawn."""
         return self.statistics_of(predictions.logits, predictions.labels)
