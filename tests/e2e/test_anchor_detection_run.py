@@ -24,6 +24,7 @@ from vidistill.tasks.anchor_detection import AnchorDetection, windows_of
 
 TRUNK = {"trunk": "compact3d", "trunk_options": {"width": 8, "stages": 2}}
 DETECTOR = {"network": "anchor_detector", **TRUNK, "width": 16, "levels": 3, "attention": "pooled"}
+WEIGHTS = {"background_weight": 0.1, "consistency_weight": 0.1}
 GENERATIVE = {
     "name": "generative",
     "teacher": "wide",
@@ -61,7 +62,7 @@ def finished(easy_set: Path, tmp_path_factory: pytest.TempPathFactory, make_tiny
         "student": {"input": "rgb", **DETECTOR},
         "method": GENERATIVE,
         "variants": {"kd": {"method": {"name": "kd"}}},
-        "task": {"name": "anchor_detection", "anchors": [8, 4, 2], "tious": [0.3, 0.5], "background_weight": 0.1},
+        "task": {"name": "anchor_detection", "anchors": [8, 4, 2], "tious": [0.3, 0.5], **WEIGHTS},
         "schedule": {"epochs": 2, "batch_size": 8, "views": 4, "views_per_epoch": 4, "learning_rate": 0.01},
     }
     return run_recipe(make_recipe({**tree, **sections}))
@@ -86,7 +87,8 @@ def test_every_network_is_judged_by_the_segments_it_proposes(finished: Run) -> N
 def test_labels_teach_places_classes_boundaries_and_background(finished: Run) -> None:
     lines = (finished.folder / "models" / "distilled-seed0" / "history.jsonl").read_text().splitlines()
     terms = set(json.loads(lines[-1])["terms"])
-    wanted = {"loc", "conf", "prop_loc", "prop_conf", "center", "start", "end", "start_prop", "end_prop", "background"}
+    wanted = {"loc", "conf", "prop_loc", "prop_conf", "center", "start", "end", "start_prop", "end_prop"}
+    wanted |= {"background", "consistency"}
     assert {f"label_{name}" for name in wanted} <= terms
     assert {"cvae", "generative", "attention", "reconstruction"} <= terms
 

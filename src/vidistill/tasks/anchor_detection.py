@@ -36,7 +36,8 @@ from vidistill.tasks import metrics as measure
 from vidistill.tasks.anchor_answers import anchor_log_probabilities, refined_segments
 from vidistill.tasks.anchor_losses import BACKGROUND_WEIGHT, WEIGHTS, anchor_losses, background_loss
 from vidistill.tasks.anchor_targets import PADDING, match_anchors, pad_segments
-from vidistill.tasks.base import TASKS, Predictions
+from vidistill.tasks.base import TASKS, Look, Predictions
+from vidistill.tasks.boundary_consistency import ORDER, consistency, moved_labels
 from vidistill.tasks.detection import Share, segment_statistics, segment_truth, window_means, window_rows
 from vidistill.tasks.metrics import Statistic
 from vidistill.tasks.segments import Detections, window_starts
@@ -63,6 +64,8 @@ class AnchorDetection:
         overlap: least coarse IoU of an anchor that learns to be refined.
         location_weight: factor of the terms of places, published 10.
         background_weight: factor of the term of background maps, for networks with attention.
+        consistency_weight: factor of the boundary consistency of a second look at windows with a moved part
+            (`boundary_consistency.py`), published 0.1; 0: no second look, which costs as much as the first.
     """
 
     unit = rows_a_unit = 1
@@ -80,6 +83,7 @@ class AnchorDetection:
         overlap: Share = 0.5,
         location_weight: Annotated[float, Field(ge=0)] = WEIGHTS["loc"],
         background_weight: Annotated[float, Field(ge=0)] = BACKGROUND_WEIGHT,
+        consistency_weight: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         if len(classes) > 1:
             raise RecipeError(f"detection has one head, the data has {', '.join(classes)}", todo="Choose: task.heads")
@@ -90,7 +94,7 @@ class AnchorDetection:
         self.anchors, self.tious = anchors, tious
         self.threshold, self.sigma, self.overlap = threshold, sigma, overlap
         self.weights = {**WEIGHTS, "loc": location_weight, "prop_loc": location_weight}
-        self.background_weight = background_weight
+        self.background_weight, self.consistency_weight = background_weight, consistency_weight
         self.features: tuple[str, ...] = ("background",) if background_weight else ()
 
     def described(self) -> dict[str, Any]:
@@ -106,7 +110,10 @@ class AnchorDetection:
         return torch.cat([(torch.arange(count, device=device) + 0.5) / count for count in self.anchors])
 
     def labeller(self, store: ClipStore, policy: ViewPolicy) -> Labeller:
-        """A window's segments (M, 3): start and end as parts of it, class from 1; rows of class -1 fill up."""
+        """A window's segments (M, 3): start and end as parts of it, class from 1; rows of class -1 fill up.
+
+        With a consistency weight, training windows also say how a second look moves their frames.
+        """
         if policy.steps < 2:
             raise RecipeError("windows of steps are looked at", where="views", todo="Set views.steps=2")
         numbers = {name: number for number, name in enumerate(store.classes[self.head], start=1)}
@@ -114,13 +121,14 @@ class AnchorDetection:
         rates = [store.rate(index) for index in range(len(store))]
         most = max((len(clip.segments.get(self.head, ())) for clip in clips), default=0)
 
-        def label(index: int, view: View) -> dict[str, NDArray[np.float32]]:
+        def label(index: int, view: View) -> dict[str, NDArray[Any]]:
             start = float(view.times[0])
             seconds = window_seconds(policy, rates[index])
             found = window_segments(clips[index].segments.get(self.head, ()), start, seconds, numbers)
             rows = np.full((most + 1, 3), (0, 0, PADDING), np.float32)
             rows[: len(found)] = found
-            return {self.head: rows}
+            again = self.consistency_weight > 0 and view.seed is not None
+            return {self.head: rows, **(moved_labels(found, view, policy.steps * policy.frames) if again else {})}
 
         return label
 
@@ -164,6 +172,13 @@ class AnchorDetection:
             values = background_loss({"conf": features["background_conf"]})
             losses["label_background"] = Loss(values, self.background_weight, distillation=False)
         return losses
+
+    def again(self, look: Look, x: Tensor, batch: Batch) -> Losses:
+        """Boundary consistency as "label_consistency", where it has a weight."""
+        if ORDER not in batch.labels:
+            return {}
+        values = consistency(look, x, batch.labels)
+        return {"label_consistency": Loss(values, self.consistency_weight, distillation=False)}
 
     def decode(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, A, C) and refined segments (B, A, 2) as parts of the window, of a network's outputs."""

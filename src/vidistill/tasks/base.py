@@ -24,6 +24,9 @@ from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.tasks.metrics import Statistic
 
+Look = Callable[[Tensor], Outputs]
+"""A network in training: its input for a batch -> its outputs, with the features that the task's loss asks for."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -122,6 +125,9 @@ class Task(Protocol):
 
     def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """What labels teach, from rows; `taught`: a method teaches as well."""
+
+    def again(self, look: Look, x: Tensor, batch: Batch) -> Losses:
+        """What labels teach from further looks at changed clips, one value a clip; x is what the network sees of it."""
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels by head (N,) of all rows of a split as it is tested, without any network."""

@@ -30,7 +30,7 @@ from vidistill.data.steps import BACKGROUND, step_labels, step_spans
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.tasks import metrics as measure
-from vidistill.tasks.base import TASKS, Predictions
+from vidistill.tasks.base import TASKS, Look, Predictions
 from vidistill.tasks.detection_statistics import detection_statistics
 from vidistill.tasks.metrics import Statistic
 from vidistill.tasks.recognition import Recognition
@@ -133,6 +133,10 @@ class Detection:
         counts = torch.zeros_like(weights).index_add(0, window, torch.ones_like(weights))
         scale = counts / sums.clamp(min=1e-12)
         return {f"label_{self.head}": Loss(values * scale[window], distillation=False)}
+
+    def again(self, look: Look, x: Tensor, batch: Batch) -> Losses:
+        """Every clip is looked at once."""
+        return {}
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels of all steps of a split's clips, in order."""

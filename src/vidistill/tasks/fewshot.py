@@ -32,7 +32,7 @@ from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.models.episode_heads import PATCH_LEVEL, WHOLE
 from vidistill.models.episode_network import DISTILLED, FRAMES
-from vidistill.tasks.base import TASKS, Predictions
+from vidistill.tasks.base import TASKS, Look, Predictions
 from vidistill.tasks.episode_metrics import by_episode, episode_statistics
 from vidistill.tasks.metrics import Statistic
 
@@ -271,6 +271,10 @@ class FewShot:
             for name, weight in weights.items()
             if name in outputs.logits
         }
+
+    def again(self, look: Look, x: Tensor, batch: Batch) -> Losses:
+        """Every clip is looked at once."""
+        return {}
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """Labels of the queries of a split's episodes."""

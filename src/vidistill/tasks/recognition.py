@@ -22,7 +22,7 @@ from vidistill.data.batches import Key, epoch_batches
 from vidistill.data.store import ClipStore
 from vidistill.data.views import ViewPolicy
 from vidistill.tasks import metrics as measure
-from vidistill.tasks.base import TASKS, Predictions
+from vidistill.tasks.base import TASKS, Look, Predictions
 from vidistill.tasks.metrics import Interval
 
 
@@ -91,6 +91,10 @@ class Recognition:
     def fold(self, losses: Losses, batch: Batch) -> tuple[Losses, Tensor]:
         """A row is a clip."""
         return losses, batch.clip
+
+    def again(self, look: Look, x: Tensor, batch: Batch) -> Losses:
+        """Every clip is looked at once."""
+        return {}
 
     def row_labels(self, store: ClipStore, policy: ViewPolicy, split: str) -> dict[str, NDArray[np.int64]]:
         """The labels of a split's clips."""

@@ -88,11 +88,14 @@ class Step(nn.Module):
         learns = self.method is None or self.method.student_learns
         features = dict.fromkeys((*(self.method.student_features if self.method is not None else ()), *self.wanted))
         self.learning(learns and self.training)
+        x = batch.inputs[self.input_name]
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            outputs = self.network(batch.inputs[self.input_name], features=tuple(features))
+            outputs = self.network(x, features=tuple(features))
             outputs = self.task.rows(outputs, batch, self.head())
         rows = self.task.row_batch(batch)
         losses = self.task.loss(outputs, rows, taught is not None) if learns else {}
+        if learns and self.training:
+            losses |= self.task.again(partial(self.network, features=self.wanted), x, batch)
         for loss in losses.values():
             loss.weight *= self.label_weight
         if self.method is not None:
