@@ -10,6 +10,7 @@ from vidistill.tasks import TASKS, Recognition
 
 CLASSES = {"verb": 3, "noun": 6}
 RANDOM = np.random.default_rng(4)
+METRICS = ("top1", "top5", "mean_class", "ece", "adaptive_ece", "nll", "brier")
 LOGITS = {head: RANDOM.normal(size=(40, count)) for head, count in CLASSES.items()}
 LABELS = {head: np.where(RANDOM.random(40) < 0.6, LOGITS[head].argmax(1), 0) for head in CLASSES}
 
@@ -86,7 +87,7 @@ def test_decoding_gives_probabilities_and_the_likeliest_classes() -> None:
 
 def test_metrics_have_flat_names_values_and_intervals() -> None:
     found = Recognition(CLASSES).metrics(LOGITS, LABELS)
-    names = {f"{head}/{metric}" for head in CLASSES for metric in ("top1", "top5", "mean_class", "ece", "nll")}
+    names = {f"{head}/{metric}" for head in CLASSES for metric in METRICS}
     assert set(found) == names | {"all/top1"}
     right = {head: LOGITS[head].argmax(1) == LABELS[head] for head in CLASSES}
     assert found["verb/top1"].value == right["verb"].mean()

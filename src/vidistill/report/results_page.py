@@ -106,6 +106,9 @@ def _run(name: str, run: RunFolder) -> str:
         "",
         markdown_table(tables.result_table(results)),
     ]
+    calibration = tables.calibration_table(results)
+    if calibration:
+        lines += ["Calibration, lower is better:", "", markdown_table(calibration)]
     others = _other_gains(results)
     if others:
         lines += ["Gains in the other measures:", "", *others, ""]

@@ -214,7 +214,7 @@ def _mistakes(matrix: list[list[float]], names: list[str], most: int = 3) -> lis
 
 
 def calibration(run: RunFolder) -> dict[str, Any]:
-    """Reliability diagrams, each with its ECE."""
+    """Reliability diagrams, each with its ECE, and a table of all measures."""
     results = needed(run, "results")
     flat: dict[tuple[str, str], Any] = {}
     names = tables.heads(results)
@@ -237,7 +237,7 @@ def calibration(run: RunFolder) -> dict[str, Any]:
         figures.append((caption, figure, tables.score_with_bounds("ece", ece)))
     if not figures:
         raise Missing("results.json has no reliability bins. `vidistill run RECIPE --until evaluate` makes them.")
-    return {"figures": figures}
+    return {"figures": figures, "table": tables.calibration_table(results)}
 
 
 def cost(run: RunFolder) -> dict[str, Any]:

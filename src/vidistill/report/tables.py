@@ -9,13 +9,16 @@ from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 ABSENT = "\N{EN DASH}"
-LOWER_IS_BETTER = frozenset({"ece", "nll"})
+LOWER_IS_BETTER = frozenset({"ece", "adaptive_ece", "nll", "brier"})
+_CALIBRATION = ("ece", "adaptive_ece", "nll", "brier")
 _TITLES = {
     "top1": "top-1",
     "top5": "top-5",
     "mean_class": "mean class",
     "ece": "ECE",
+    "adaptive_ece": "adaptive ECE",
     "nll": "NLL",
+    "brier": "Brier score",
     "map": "mAP, mean over tIoU",
     "pku_map_action": "PKU-MMD AP (action), mean over tIoU",
     "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
@@ -50,7 +53,7 @@ def kind(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a fraction, shown in percent."""
-    return kind(metric) != "nll"
+    return kind(metric) not in ("nll", "brier")
 
 
 def fixed(value: Any, decimals: int = 1, *, sign: bool = False) -> str:
@@ -65,11 +68,13 @@ def fixed(value: Any, decimals: int = 1, *, sign: bool = False) -> str:
 
 
 def score(metric: str, value: Any, *, sign: bool = False) -> str:
-    """A metric's value: percent (points when signed) with one decimal for shares, else two decimals."""
+    """A metric's value: percent (points when signed) with one decimal for shares, else two decimals (Brier: three)."""
     finite = number(value)
     if finite is None:
         return ABSENT
-    return fixed(finite * 100, 1, sign=sign) if is_share(metric) else fixed(finite, 2, sign=sign)
+    if is_share(metric):
+        return fixed(finite * 100, 1, sign=sign)
+    return fixed(finite, 3 if kind(metric) == "brier" else 2, sign=sign)
 
 
 def bounds(metric: str, entry: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -179,7 +184,7 @@ def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False)
         where = f"on {level.replace('_', ' ')}" if base == "top1" else f"at tIoU {level}"
         title = f"{_TITLES.get(base, base).split(',')[0]} {where}"
     rows = {"detection": "steps", "anchor_detection": "anchors"}.get(str(results.get("task")))
-    if rows and last in ("top1", "ece", "nll"):
+    if rows and last in ("top1", *_CALIBRATION):
         title = f"{title} of {rows}"
     if head == "all":
         title = f"all heads {title}"
@@ -251,6 +256,24 @@ def result_table(results: Mapping[str, Any]) -> list[list[str]]:
     for variant, gain in (results.get("variant_gains") or {}).items():
         scores = [score_with_bounds(name, gain.get(name), sign=True) for name in names]
         table.append([f"gain, {variant}", *scores, "", "", "", "", ""])
+    return table
+
+
+def calibration_table(results: Mapping[str, Any]) -> list[list[str]]:
+    """How far each model's confidence can be trusted, as text, header first; empty where that was not measured.
+
+    A block of columns a head: expected calibration error, the same over equally full bins, NLL, Brier score.
+    """
+    names = [f"{head}/{each}" for head in heads(results) for each in _CALIBRATION]
+    lines = [row for row in rows(results) if any(kind(name) == "brier" for name in row.get("metrics") or {})]
+    if not lines:
+        return []
+    table = [["model", *(metric_title(name, results, unit=True) for name in names)]]
+    for row in lines:
+        table.append([row_label(row), *(score_with_bounds(name, row["metrics"].get(name)) for name in names)])
+    gain = results.get("gain") or {}
+    if gain:
+        table.append(["gain", *(score_with_bounds(name, gain.get(name), sign=True) for name in names)])
     return table
 
 

@@ -28,7 +28,7 @@ from vidistill.tasks import metrics as measure
 RESAMPLES = 1000
 TIMELINES = 4
 """Test recordings that are drawn."""
-LOWER_IS_BETTER = ("/ece", "/nll")
+LOWER_IS_BETTER = ("/ece", "/adaptive_ece", "/nll", "/brier")
 Statistics = dict[str, measure.Statistic]
 
 

@@ -20,7 +20,7 @@ from vidistill.stages.subsets import subset_key
 from vidistill.stages.teachers import audit_teachers, teacher_key, train_teachers
 
 STAGES = ("prepare", "teachers", "audit", "distil", "evaluate", "export", "report")
-RESULT_FORMAT = 7
+RESULT_FORMAT = 8
 """Raised when what evaluate, export or report write changes, so that they are written anew."""
 
 

@@ -138,9 +138,15 @@ def mean_class_statistic(correct: NDArray[np.bool_], labels: Integers) -> Statis
     return statistic
 
 
-def calibration_statistic(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> Statistic:
-    """Expected calibration error: sum over bins of (share of clips) * |mean confidence - accuracy|."""
-    _, sums = grouped_sums(confidence_bins(confidence, bins))
+def calibration_statistic(
+    confidence: Floats, correct: NDArray[np.bool_], bins: int = 15, *, adaptive: bool = False
+) -> Statistic:
+    """Expected calibration error: sum over bins of (share of clips) * |mean confidence - accuracy|.
+
+    Bins are equally wide (Guo et al. 2017), or `adaptive`: of equally many clips each (Nguyen & O'Connor 2015), those
+    of the whole set in every resample.
+    """
+    _, sums = grouped_sums(filled_bins(confidence, bins) if adaptive else confidence_bins(confidence, bins))
     gap = confidence - correct
 
     def statistic(counts: Floats) -> Floats:
@@ -153,6 +159,20 @@ def confidence_bins(confidence: Floats, bins: int) -> Integers:
     """The bin in [0, bins) of each confidence (N,); bins are equally wide and (low, high]."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1).astype(np.int64)
+
+
+def filled_bins(confidence: Floats, bins: int) -> Integers:
+    """The bin in [0, bins) of each confidence (N,), low to high; as many clips in each as can be."""
+    rank = np.empty(len(confidence), np.int64)
+    rank[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
+    return rank * bins // max(1, len(confidence))
+
+
+def brier_scores(logits: NDArray[Any], labels: NDArray[Any]) -> Floats:
+    """Squared distance of softmax(logits) from the label's one-hot vector (N,), in [0, 2] (Brier 1950)."""
+    found = probabilities(logits)
+    own = found[np.arange(len(found)), labels.astype(np.int64)]
+    return np.asarray((found**2).sum(1) - 2.0 * own + 1.0)
 
 
 def expected_calibration_error(logits: NDArray[Any], labels: NDArray[Any], bins: int = 15) -> float:

@@ -137,7 +137,9 @@ class Recognition:
         seed: int = 0,
         subset: NDArray[np.bool_] | None = None,
     ) -> dict[str, Interval]:
-        """All metrics by flat names: "<head>/top1", "/top5", "/mean_class", "/ece", "/nll", and "all/top1".
+        """All metrics by flat names.
+
+        "<head>/top1", "/top5", "/mean_class", "/ece", "/adaptive_ece", "/nll", "/brier", and "all/top1".
 
         Args:
             logits: (N, C) by head, averaged over a clip's views.
@@ -147,8 +149,8 @@ class Recognition:
             subset: (N,) bool: count these clips only, e.g. those of tail classes.
 
         Returns:
-            fractions in [0, 1], NLL in nats; NaN where no clip counts. "all/top1" (every head right, over clips with
-            every label) is there with several heads only.
+            fractions in [0, 1], NLL in nats, Brier in [0, 2]; NaN where no clip counts. "all/top1" (every head
+            right, over clips with every label) is there with several heads only.
 
         Raises:
             DataError: logits and labels do not fit each other.
@@ -204,13 +206,15 @@ class Recognition:
 
     @staticmethod
     def _head_statistics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, measure.Statistic]:
-        """The five metrics of one head on clips that all have a label."""
+        """The metrics of one head on clips that all have a label."""
         truth = labels.astype(np.int64)
-        top1 = measure.in_top(logits, truth, 1)
+        top1, confidence = measure.in_top(logits, truth, 1), measure.probabilities(logits).max(1, initial=0.0)
         return {
             "top1": measure.mean_statistic(top1),
             "top5": measure.mean_statistic(measure.in_top(logits, truth, 5)),
             "mean_class": measure.mean_class_statistic(top1, truth),
-            "ece": measure.calibration_statistic(measure.probabilities(logits).max(1, initial=0.0), top1),
+            "ece": measure.calibration_statistic(confidence, top1),
+            "adaptive_ece": measure.calibration_statistic(confidence, top1, adaptive=True),
             "nll": measure.mean_statistic(measure.negative_log_likelihoods(logits, truth)),
+            "brier": measure.mean_statistic(measure.brier_scores(logits, truth)),
         }
