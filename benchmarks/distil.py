@@ -28,7 +28,8 @@ from vidistill.stages.networks import load_trained
 from vidistill.stages.pipeline import run_recipe
 from vidistill.stages.run import Run
 from vidistill.stages.teachers import bind_teachers
-from vidistill.training.loop import Training, train
+from vidistill.training.loop import train
+from vidistill.training.step import Training
 
 
 def recipe_tree(root: Path, runs: Path, epochs: int, width: int) -> dict:

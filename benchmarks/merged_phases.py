@@ -38,8 +38,8 @@ from vidistill.tasks.recognition import Recognition
 from vidistill.teachers.cached import CachedTeacher, cache_folder, fill_cache
 from vidistill.teachers.group import Teachers, Weighting
 from vidistill.teachers.live import LiveTeacher
-from vidistill.training.loop import Step, Training
 from vidistill.training.schedule import build_optimizer
+from vidistill.training.step import Step, Training
 
 PHASES = ("alternating", "merged")
 TEACHERS = ("live", "cached")

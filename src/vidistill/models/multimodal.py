@@ -131,19 +131,26 @@ def build_multimodal(
         ModelError: the input is not made of several, a part is no network of whole clips, or heads do not share out
             the width.
     """
-    # Imported here: the package registers this module before it can offer `build_network`.
-    from vidistill.models import build_network
-
     if shapes is None:
         raise ModelError(
             "network 'multimodal' takes an input of several", todo="Make one: modalities.both.of=[rgb, audio]"
         )
     if width % heads:
         raise ModelError(f"{heads} heads do not share out a width of {width}", todo="Choose heads that divide it.")
+    trunks = _trunks(parts, shapes)
+    backbone = Multimodal(trunks, shapes, Mixer(len(trunks), width, layers, heads), width, modality_dropout)
+    return Network(backbone, input_shape, classes, dropout)
+
+
+def _trunks(parts: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Backbone]:
+    """The network of each part of the input, without its head, in the input's order."""
+    # Imported here: the package registers this module before it can offer `build_network`.
+    from vidistill.models import build_network
+
     for name in parts.keys() ^ shapes.keys():
-        where, todo = "network 'multimodal': parts", nearest(name, shapes)
+        where = "network 'multimodal': parts"
         if name in parts:
-            raise RecipeError(f"the input has no part {name!r}", where=where, todo=todo)
+            raise RecipeError(f"the input has no part {name!r}", where=where, todo=nearest(name, shapes))
         raise RecipeError(f"no network for the part {name!r}", where=where, todo=f"Add {name}: {{network: ...}}")
     trunks = {}
     for name, shape in shapes.items():
@@ -153,5 +160,4 @@ def build_multimodal(
         if type(network) is not Network:
             raise ModelError(f"{kind!r} is no network of whole clips", where=where, todo="Choose e.g. compact3d.")
         trunks[name] = network.backbone
-    backbone = Multimodal(trunks, shapes, Mixer(len(trunks), width, layers, heads), width, modality_dropout)
-    return Network(backbone, input_shape, classes, dropout)
+    return trunks

@@ -25,7 +25,8 @@ from vidistill.tasks.fewshot import EPISODE
 from vidistill.teachers.group import Teachers
 from vidistill.training.evaluate import evaluate
 from vidistill.training.evaluate_episodes import encode_clips, evaluate_episodes
-from vidistill.training.loop import Training, train
+from vidistill.training.loop import train
+from vidistill.training.step import Training
 
 OWN_EPISODES = 1 << 30
 """Episodes of a network that cannot see all clips are others than everyone's; their numbers begin here."""

@@ -43,7 +43,7 @@ def survey(
     """What is said of the clips of `stream`; the module is left in training mode.
 
     Args:
-        module: student, method and label loss (`loop.Step`): gives losses a row.
+        module: student, method and label loss (`step.Step`): gives losses a row.
         teachers: who the student is taught by.
         task: says which clips rows belong to.
         stream: this process's batches.
