@@ -132,8 +132,11 @@ class Predictor:
         return means, views
 
     def _ranked(self, head: str, logits: NDArray[np.float64], top: int) -> list[dict[str, Any]]:
-        powers = np.exp(logits - logits.max())
-        probabilities = powers / powers.sum()
+        if (self.metadata.get("task") or {}).get("name") == "multilabel":
+            probabilities = 1.0 / (1.0 + np.exp(-logits))
+        else:
+            powers = np.exp(logits - logits.max())
+            probabilities = powers / powers.sum()
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [{"label": self.classes[head][i], "probability": float(probabilities[i])} for i in order]
 

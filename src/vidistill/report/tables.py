@@ -24,7 +24,12 @@ _TITLES = {
     "pku_map_video": "PKU-MMD AP (video), mean over tIoU",
 }
 _DETECTION = ("map", "map@", "top1")
-_KINDS = {"detection": _DETECTION, "anchor_detection": _DETECTION, "fewshot": ("top1", "nll")}
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "detection": _DETECTION,
+    "anchor_detection": _DETECTION,
+    "fewshot": ("top1", "nll"),
+    "multilabel": ("map", "top1", "top5", "ece", "nll"),
+}
 _ROLES = {"teacher": 0, "ensemble": 1, "alone": 2, "distilled": 3, "variant": 4, "missing": 5, "peer": 6}
 _PHRASES = {
     "paid": "Distillation paid",
@@ -183,8 +188,10 @@ def metric_title(metric: str, results: Mapping[str, Any], *, unit: bool = False)
     if at:
         where = f"on {level.replace('_', ' ')}" if base == "top1" else f"at tIoU {level}"
         title = f"{_TITLES.get(base, base).split(',')[0]} {where}"
-    rows = {"detection": "steps", "anchor_detection": "anchors"}.get(str(results.get("task")))
-    if rows and last in ("top1", *_CALIBRATION):
+    rows = {"detection": "steps", "anchor_detection": "anchors", "multilabel": "labels"}.get(str(results.get("task")))
+    if rows == "labels":
+        title = "mAP over classes" if last == "map" else f"{title} of labels" if last in _CALIBRATION else title
+    elif rows and last in ("top1", *_CALIBRATION):
         title = f"{title} of {rows}"
     if head == "all":
         title = f"all heads {title}"

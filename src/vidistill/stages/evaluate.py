@@ -22,7 +22,7 @@ from vidistill.stages.networks import PEERS, folder_of, load_trained, predict
 from vidistill.stages.run import Run, read_json, write_json
 from vidistill.stages.subsets import statistics, subset_clips
 from vidistill.stages.teachers import combine_predictions, fit_weighting, validation
-from vidistill.tasks import AnchorDetection, Detection, Predictions
+from vidistill.tasks import AnchorDetection, Detection, MultiLabel, Predictions
 from vidistill.tasks import metrics as measure
 
 RESAMPLES = 1000
@@ -213,6 +213,8 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
     confusion: dict[str, Any] = {}
     if run.task.name == "fewshot":  # an episode offers some of the classes: confusions do not compare
         return {"per_class": class_table(run, groups)}
+    # Several labels a clip: it is each single answer, yes or no, that is sure or unsure.
+    pairs = groups if isinstance(run.task, MultiLabel) else None
     groups = {role: [run.task.judged(each) for each in predictions] for role, predictions in groups.items()}
     for head, classes in run.task.classes.items():
         names = run.classes[head]
@@ -229,7 +231,7 @@ def _details(run: Run, groups: dict[str, list[Predictions]]) -> dict[str, Any]:
             matrices = [measure.confusion(p.logits[head], p.labels[head], classes) for p in predictions]
             confusion[head][role] = np.sum(matrices, 0).tolist()
         per_class[head] = table
-    by_head = {head: _reliability(head, groups) for head in run.task.classes}
+    by_head = {head: _reliability(head, pairs or groups) for head in run.task.classes}
     reliability = by_head if len(by_head) > 1 else next(iter(by_head.values()))
     return {"per_class": per_class, "confusion": confusion, "reliability": reliability}
 

@@ -28,7 +28,7 @@ from vidistill.stages.episodes import students_episodes
 from vidistill.stages.evaluate import read_history
 from vidistill.stages.networks import folder_of, load_trained, seen
 from vidistill.stages.run import Run, write_json
-from vidistill.tasks import AnchorDetection
+from vidistill.tasks import AnchorDetection, MultiLabel
 
 BATCH = 16
 
@@ -130,7 +130,8 @@ def _accuracy_cost(run: Run, network: Network, onnx: Path, int8: Path) -> dict[s
     right = []
     for path in (onnx, int8):
         logits = predict_logits(path, encoded(run, clips))[head]
-        right.append(float((logits.argmax(-1).ravel() == labels)[labels >= 0].mean()))
+        answers = logits > 0 if isinstance(run.task, MultiLabel) else logits.argmax(-1)
+        right.append(float((answers.ravel() == labels)[labels >= 0].mean()))
     return _costs(*right)
 
 

@@ -195,7 +195,7 @@ def predict_now(run: Run, network: nn.Module, input_name: str, split: str, witho
         return replace(found, clip=found.clip + own)
     windows = run.task if isinstance(run.task, AnchorDetection) else None
     predictions = evaluate(network, dataset, indices, input_name, run.accelerator, windows=windows)
-    return replace(predictions, truth=run.task.truth(run.store, np.unique(predictions.clip)))
+    return run.task.tested(predictions, run.store)
 
 
 def measure(run: Run, network: nn.Module, input_name: str, split: str) -> dict[str, float]:

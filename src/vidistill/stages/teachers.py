@@ -141,7 +141,7 @@ def audit_teachers(run: Run) -> dict[str, Any]:
     shared = align(judged)
     trained = run.task.row_labels(run.store, run.policy, "train")
     heads = run.task.classes
-    width = next(iter(predictions.values())).logits
+    width = next(iter(judged.values())).logits
     audit: dict[str, Any] = {
         "split": "val",
         "clips": shared.units,

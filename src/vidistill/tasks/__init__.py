@@ -7,6 +7,7 @@ from vidistill.tasks.base import TASKS, Predictions, Task
 from vidistill.tasks.detection import Detection
 from vidistill.tasks.fewshot import FewShot
 from vidistill.tasks.metrics import Interval, paired_difference
+from vidistill.tasks.multilabel import MultiLabel
 from vidistill.tasks.recognition import Recognition
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Detection",
     "FewShot",
     "Interval",
+    "MultiLabel",
     "Predictions",
     "Recognition",
     "Task",

@@ -219,9 +219,9 @@ class AnchorDetection:
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
         """Clips are tested one by one."""
 
-    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The annotated segments (M, 4) of clips: clip, start, end, class number from 1."""
-        return segment_truth(store, clips, self.head)
+    def tested(self, predictions: Predictions, store: ClipStore) -> Predictions:
+        """With the annotated segments of the clips."""
+        return replace(predictions, truth=segment_truth(store, np.unique(predictions.clip), self.head))
 
     def detect(self, predictions: Predictions) -> Detections:
         """Scored segments of all clips, after suppression of each class's proposals."""

@@ -135,8 +135,8 @@ class Task(Protocol):
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> Episodes | None:
         """The episodes that a split is tested by, of the clips (N,) that a network can see; None: clips themselves."""
 
-    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """`Predictions.truth` of some clips."""
+    def tested(self, predictions: Predictions, store: ClipStore) -> Predictions:
+        """A network's answers as they are kept: in rows, with what they are compared to."""
 
     def judged(self, predictions: Predictions) -> Predictions:
         """The answers whose accuracy, agreement and confusion are told: of these rows, among these classes."""

@@ -152,9 +152,9 @@ class Detection:
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
         """Clips are tested one by one."""
 
-    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The annotated segments (M, 4) of clips: clip, start, end, class number from 1."""
-        return segment_truth(store, clips, self.head)
+    def tested(self, predictions: Predictions, store: ClipStore) -> Predictions:
+        """With the annotated segments of the clips."""
+        return replace(predictions, truth=segment_truth(store, np.unique(predictions.clip), self.head))
 
     def detect(self, predictions: Predictions) -> Detections:
         """Scored segments of all clips, from the probabilities of their steps."""
@@ -232,10 +232,10 @@ def segment_statistics(
     by_name = detection_statistics(truth, found, clips, tious, classes=np.arange(1, classes[head]))
     rows = Recognition(classes).statistics_of(predictions.logits, predictions.labels)
     return {f"{head}/{name}": value for name, value in by_name.items()} | {
-        name: _spread(value, unit) for name, value in rows.items()
+        name: spread_to_clips(value, unit) for name, value in rows.items()
     }
 
 
-def _spread(statistic: Statistic, unit: NDArray[np.int64]) -> Statistic:
-    """A statistic of steps as one of the clips (index `unit` a step) they belong to."""
+def spread_to_clips(statistic: Statistic, unit: NDArray[np.int64]) -> Statistic:
+    """A statistic of rows as one of the clips (index `unit` a row) they belong to."""
     return lambda counts: statistic(counts[:, unit])

@@ -175,7 +175,7 @@ def average_precisions(scores: NDArray[Any], labels: NDArray[Any], weights: NDAr
 
     Args:
         scores: (L, C), higher is surer.
-        labels: (L,).
+        labels: (L,), or which classes a step has (L, C), bool.
         weights: how often each step counts (R, L); None: once.
 
     Returns:
@@ -192,7 +192,9 @@ def average_precisions(scores: NDArray[Any], labels: NDArray[Any], weights: NDAr
     ends[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
     place = np.where(ends, np.arange(steps), steps)
     point = np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1]  # where a step's run of equal scores ends
-    positive = np.asarray(labels)[order] == np.arange(kinds)[:, None]
+    labels = np.asarray(labels)
+    own = labels if labels.ndim == 2 else labels[:, None] == np.arange(kinds)
+    positive = np.take_along_axis(own.T, order, axis=1)
     result = np.empty((len(weights), kinds))
     for rows in row_chunks(len(weights), steps * kinds):
         weight = weights[rows][:, order]  # (r, C, L)

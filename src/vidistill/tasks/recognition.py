@@ -104,8 +104,9 @@ class Recognition:
     def episodes(self, store: ClipStore, split: str, have: NDArray[np.bool_]) -> None:
         """Clips are tested one by one."""
 
-    def truth(self, store: ClipStore, clips: NDArray[np.int64]) -> None:
-        """Trimmed clips have no segments."""
+    def tested(self, predictions: Predictions, store: ClipStore) -> Predictions:
+        """As they are."""
+        return predictions
 
     def loss(self, outputs: Outputs, batch: Batch, taught: bool = False) -> Losses:
         """Cross-entropy as the terms "label_<head>", one value a clip (B,); 0 where the label is -1 (absent)."""
