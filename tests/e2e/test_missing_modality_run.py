@@ -66,11 +66,11 @@ def rows(run: Run) -> dict[str, dict[str, Any]]:
 
 def test_the_student_is_tested_without_each_modality(finished: Run) -> None:
     found = rows(finished)
-    assert set(found) == {"alone", "alone without rgb", "alone without audio"}
+    assert set(found) == {"alone", "alone, no rgb", "alone, no audio"}
     sounded = finished.store.present("audio")[finished.store.indices("test")]
     assert 0 < sounded.sum() < len(sounded)
-    assert found["alone"]["clips"] == found["alone without audio"]["clips"] == len(sounded)
-    assert found["alone without rgb"]["clips"] == sounded.sum(), "clips that have nothing else are left out"
+    assert found["alone"]["clips"] == found["alone, no audio"]["clips"] == len(sounded)
+    assert found["alone, no rgb"]["clips"] == sounded.sum(), "clips that have nothing else are left out"
     nll = {name: row["metrics"]["verb/nll"]["value"] for name, row in found.items()}
     assert len(set(nll.values())) == len(nll) and np.isfinite(list(nll.values())).all()
 
@@ -94,7 +94,7 @@ def test_an_array_is_refused_since_it_does_not_say_what_it_is(finished: Run, tmp
 
 def test_the_page_shows_what_each_missing_modality_costs(finished: Run) -> None:
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
-    assert "student, alone without audio" in page
+    assert "alone, no audio" in page
 
 
 @pytest.mark.parametrize(

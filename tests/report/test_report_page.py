@@ -309,3 +309,37 @@ def test_subsets_have_a_table_each_and_pages_without_them_no_such_part(make_run:
     part = page.source.split('id="subsets"')[1].split("</section>")[0]
     assert "<h3>Tail verb</h3>" in part and "17 of the test clips" in part
     assert part.count("12.3") == part.count("<tr") and "verb top-1, %" in part and "tIoU" not in part
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_calibration_has_a_table_of_every_measure_where_they_were_taken(make_run: Any) -> None:
+    assert "Brier" not in write_report(make_run("plain")).read_text(encoding="utf-8")
+    run = make_run("measured")
+
+    def add(content: dict[str, Any]) -> None:
+        entry = {"value": 0.6543, "low": 0.6, "high": 0.7}
+        for row in content["rows"]:
+            row["metrics"] |= {"action/adaptive_ece": entry, "action/brier": entry}
+        content["gain"] |= {"action/brier": {"value": -0.0321, "low": -0.04, "high": -0.02}}
+
+    edit(run, "results.json", add)
+    part = write_report(run).read_text(encoding="utf-8").split('id="calibration"')[1].split("</section>")[0]
+    assert "Adaptive ECE, %" in part and "Brier score" in part
+    assert "0.654 (0.600 to 0.700)" in part and "65.4 (60.0 to 70.0)" in part
+    assert "−0.032 (−0.040 to −0.020)" in part
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_classes_that_nobody_has_or_answers_are_left_out_of_the_confusion_and_counted(make_run: Any) -> None:
+    run = make_run("sparse", classes={"action": list("abcde")})
+
+    def empty(content: dict[str, Any]) -> None:
+        for role in ("alone", "distilled"):
+            matrix = [[0] * 5 for _ in range(5)]
+            matrix[0][0], matrix[3][0] = 4, 2
+            content["confusion"]["action"][role] = matrix
+
+    edit(run, "results.json", empty)
+    part = write_report(run).read_text(encoding="utf-8").split('id="confusion"')[1].split("</section>")[0]
+    assert "3 classes that no test clip has and no model answers are left out" in part
+    assert "d taken for a (2)" in part

@@ -187,18 +187,29 @@ def confusion(run: RunFolder) -> dict[str, Any]:
         count = len(next(iter(matrices.values()), []))
         names = next((list(each) for each in known if each and len(each) == count), [])
         figures = []
+        occurring = _occurring([matrices[role] for role in ("alone", "distilled") if matrices.get(role)])
         for role in ("alone", "distilled"):
             if matrices.get(role):
-                matrix = matrices[role]
-                labels = names if len(names) == len(matrix) else [str(number + 1) for number in range(len(matrix))]
+                every = names if len(names) == count else [str(number + 1) for number in range(count)]
+                labels = [every[number] for number in occurring]
+                matrix = [[matrices[role][true][answer] for answer in occurring] for true in occurring]
                 text = f"Confusion matrix of the student {role}, {head}, {len(matrix)} classes"
                 figure = plots.confusion(matrix, labels, f"confusion-{place}-{role}", text)
                 figures.append((f"Student {role}", figure, _mistakes(matrix, labels)))
         if figures:
-            parts.append({"head": head, "figures": figures, "numbered": len(matrix) > 30, "names": labels})
+            absent = count - len(occurring)
+            part = {"head": head, "figures": figures, "numbered": len(matrix) > 30, "names": labels, "absent": absent}
+            parts.append(part)
     if not parts:
         raise Missing("results.json has no confusion matrix. `vidistill run RECIPE --until evaluate` makes it.")
     return {"parts": parts, "several": len(parts) > 1}
+
+
+def _occurring(matrices: list[list[list[float]]]) -> list[int]:
+    """The classes that some test clip has or some model answers; all, where none is."""
+    count = len(matrices[0]) if matrices else 0
+    found = [n for n in range(count) if any(any(m[n]) or any(row[n] for row in m) for m in matrices)]
+    return found or list(range(count))
 
 
 def _mistakes(matrix: list[list[float]], names: list[str], most: int = 3) -> list[tuple[str, str, int]]:

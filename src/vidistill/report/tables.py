@@ -223,7 +223,7 @@ def row_label(row: Mapping[str, Any]) -> str:
     role, name = str(row.get("role", "")), str(row.get("name", ""))
     if role == "teacher":
         return f"teacher {name}"
-    if role in ("variant", "missing"):
+    if role == "variant":
         return f"student, {name}"
     if role == "peer":
         return f"peer {name}"

@@ -115,7 +115,7 @@ def _missing_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]
         labels = [f"{role}-seed{seed}" for seed in seeds]
         trained = [(label, load_trained(run, label, student)) for label in labels]
         found = [predict(run, label, network, student.input, "test", modality) for label, network in trained]
-        rows.append(_row(run, "missing", f"{role} without {modality}", found, seeds, None))
+        rows.append(_row(run, "missing", f"{role}, no {modality}", found, seeds, None))
     return rows
 
 
