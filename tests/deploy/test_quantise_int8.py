@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from vidistill.core.errors import DataError
+from vidistill.core.types import Outputs
+from vidistill.deploy.export import export_onnx
 from vidistill.deploy.quantise import predict_logits, quantise_int8
 from vidistill.deploy.session import read_metadata
 
@@ -53,3 +57,26 @@ def test_unusable_calibration_clips_are_refused_and_nothing_is_written(
     with pytest.raises(DataError, match=message):
         quantise_int8(exported, batches, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Decoded(nn.Module):
+    """A convolution, and logarithms of what is left of probabilities: far below what 8 bits hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv1d(4, 3, 1)
+
+    def forward(self, x: Tensor, features: tuple[str, ...] = ()) -> Outputs:
+        logits = 20.0 * self.convolution(x).mean(2)
+        return Outputs({"colour": logits.softmax(1).clamp(min=1e-12).log()}, logits)
+
+
+def test_what_decodes_the_last_layer_stays_in_float(tmp_path: Path) -> None:
+    exact, rounded = tmp_path / "decoded.onnx", tmp_path / "decoded.int8.onnx"
+    export_onnx(Decoded().eval(), (4, 6), {"colour": ["a", "b", "c"]}, {}, exact)
+    shown = np.random.default_rng(0).normal(0, 2, (16, 4, 6)).astype(np.float32)
+    quantise_int8(exact, [shown], rounded)
+    logits = predict_logits(rounded, [shown])["colour"]
+    assert np.isfinite(logits).all() and logits.min() < -10
+    assert np.exp(logits).sum(1) == pytest.approx(np.ones(16), abs=1e-5)

@@ -16,6 +16,9 @@ from vidistill.deploy.session import METADATA_KEY, open_session, predict_logits,
 
 __all__ = ["predict_logits", "quantise_int8"]
 
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""ONNX operators that multiply by weights."""
+
 
 class CalibrationClips:
     """What onnxruntime reads during calibration: one feed a batch, each checked; counts the clips."""
@@ -111,6 +114,7 @@ def _quantise(source: Path, clips: _Chained, target: Path, reduce_range: bool) -
                 str(prepared),
                 str(target),
                 clips,
+                nodes_to_exclude=_decoding(prepared),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=reduce_range,
@@ -123,6 +127,28 @@ def _quantise(source: Path, clips: _Chained, target: Path, reduce_range: bool) -
         raise ModelError(
             f"the model cannot be quantised ({first_line(error)})", where=str(source), todo="Ship the fp32 model."
         ) from error
+
+
+def _decoding(path: Path) -> list[str]:
+    """Names of the nodes between the last layers with weights and the outputs; nodes without a name get one.
+
+    What is done there (scores of anchors, their logarithms) is no work, and 8 bits cannot hold it: 1e-12 becomes 0.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{number}"
+    onnx.save(model, str(path))
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found: dict[str, None] = {}
+    waiting = [makers[output.name] for output in model.graph.output if output.name in makers]
+    while waiting:
+        node = waiting.pop()
+        if node.op_type not in WEIGHTED and node.name not in found:
+            found[node.name] = None
+            waiting += [makers[name] for name in node.input if name in makers]
+    return list(found)
 
 
 def _restore_metadata(path: Path, metadata: dict[str, str]) -> None:
