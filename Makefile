@@ -29,7 +29,8 @@ format: env
 	$(BIN)/ruff check --fix .
 
 # The tables of docs/results.md: hours on two cores; they resume. Without the runs, the page of what is kept.
-RUNS := utd_mhad utd_mhad_large jhmdb graph/utd_mhad graph/utd_mhad_streams graph/fir_room fewshot/jhmdb adaptive/jhmdb
+RUNS := utd_mhad utd_mhad_large jhmdb graph/utd_mhad graph/utd_mhad_streams graph/fir_room fewshot/jhmdb adaptive/jhmdb \
+  generative/jhmdb generative/fir_room generative/jhmdb_streams ensemble/jhmdb ensemble/missing
 results: env
 	for recipe in $(RUNS); do $(BIN)/vidistill run recipes/$$recipe.yaml || exit 1; done
 	$(BIN)/vidistill results $(addprefix runs/,$(subst /,_,$(RUNS))) --keep docs/results --output docs/results.md

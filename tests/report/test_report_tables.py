@@ -129,6 +129,16 @@ def test_kept_results_give_the_same_page_without_their_runs(make_run: Any, tmp_p
     assert "## good" in both and "## worse" in both and "as it was" in both
 
 
+def test_late_fusion_is_a_part_of_the_page_and_kept_with_it(make_run: Any, tmp_path: Path) -> None:
+    fused, keep, page = tmp_path / "rgb+flow", tmp_path / "kept", tmp_path / "results.md"
+    fused.mkdir()
+    (fused / "fused.md").write_text("# Late fusion: rgb + flow\n\n| model |\n| :-- |\n| both |\n", encoding="utf-8")
+    write_results_markdown([make_run("rgb"), fused], page, keep)
+    text = page.read_text(encoding="utf-8")
+    assert "\n## Late fusion: rgb + flow\n" in text and text.count("\n# ") == 0
+    assert write_results_markdown([], tmp_path / "again.md", keep).read_text(encoding="utf-8") == text
+
+
 def test_a_damaged_kept_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(DataError, match=r"x\.json: not a kept result"):

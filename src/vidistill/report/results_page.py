@@ -13,6 +13,8 @@ from vidistill.report.folder import RunFolder, read_archive, read_run, write_arc
 from vidistill.report.page import write_beside
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.~:/\\])(?:/[^\s/'\",\]}]+)+/(?=[^\s/'\",\]}]+)")
+FUSED = "fused.md"
+"""In a folder of late fusion."""
 _HEADER = """# Results
 
 This page is written by a command from the `results.json` of the runs below; it is not edited by hand. Every number is
@@ -25,7 +27,7 @@ def write_results_markdown(runs: list[Path], output: Path, keep: Path | None = N
     """Write the result tables of several runs, and plainly what paid and what did not.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, and folders of late fusion (`vidistill fuse`).
         output: The Markdown file, for example `docs/results.md`.
         keep: A folder, for example `docs/results`: what the tables of `runs` are made of is kept there as JSON, and the
             page shows everything that is kept there, also by earlier calls. A `.md` file there is shown as it is.
@@ -38,22 +40,30 @@ def write_results_markdown(runs: list[Path], output: Path, keep: Path | None = N
     """
     if not runs and keep is None:
         raise DataError("there is no run to write results of", todo="Give at least one run folder.")
-    folders = [read_run(path) for path in runs]
+    texts = {f"fused_{path.name}": _fused(path) for path in runs if (path / FUSED).is_file()}
+    folders = [read_run(path) for path in runs if not (path / FUSED).is_file()]
     for run in folders:
         if not tables.rows(run.document("results")):
             where = str(run.path / "results.json")
             raise DataError(
                 "there are no results", where=where, todo="Run `vidistill run RECIPE --until evaluate` first."
             )
-    texts: list[str] = []
     if keep is not None:
         for run in folders:
             write_archive(run, keep)
+        for name, text in texts.items():
+            write_beside(keep / f"{name}.md", text)
         folders = [read_archive(path) for path in sorted(keep.glob("*.json"))]
-        texts = [path.read_text(encoding="utf-8") for path in sorted(keep.glob("*.md"))]
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(keep.glob("*.md"))}
     named = list(zip(labels(folders), folders, strict=True))
-    parts = [_HEADER, _summary(named), *(_run(name, run) for name, run in named), *texts]
+    parts = [_HEADER, _summary(named), *(_run(name, run) for name, run in named), *texts.values()]
     return write_beside(output, "\n".join(parts).rstrip() + "\n")
+
+
+def _fused(folder: Path) -> str:
+    """What `vidistill fuse` wrote, as a part of the page."""
+    text = (folder / FUSED).read_text(encoding="utf-8")
+    return text.replace("# ", "## ", 1) if text.startswith("# ") else text
 
 
 def markdown_table(table: list[list[str]]) -> str:
