@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,20 @@ def test_flow_starts_from_rgb_and_i3d_from_its_student(tmp_path: Path) -> None:
     stem = "backbone.stages.conv3d_1a_7x7.conv3d.weight"
     ours, theirs = flow.get_parameter(stem), source.get_parameter(stem)
     torch.testing.assert_close(ours.sum(dim=(1, 2)), theirs.sum(dim=(1, 2)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("around", ["attended", "anchor_detector"])
+def test_it_starts_from_a_network_that_has_it_as_its_trunk(tmp_path: Path, around: str) -> None:
+    options: dict[str, Any] = {"trunk": "i3d", "trunk_options": {"width": 0.125}, "attention": "pooled"}
+    if around == "anchor_detector":
+        options |= {"maps": ["mixed_4f", "mixed_5c"], "width": 16, "levels": 3}
+    shape = (2, 3, 32, 32, 32) if around == "anchor_detector" else (3, 16, 32, 32)
+    source = build_network(around, shape, {"action": 3}, options)
+    save_weights(source, tmp_path / "around.safetensors")
+    found = tiny(weights=str(tmp_path / "around.safetensors")).backbone.state_dict()
+    wanted = source.backbone.trunk.state_dict()  # type: ignore[union-attr,operator]
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_weights_of_another_width_are_refused_by_their_keys(tmp_path: Path) -> None:

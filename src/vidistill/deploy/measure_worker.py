@@ -96,9 +96,13 @@ def folder_network(folder: Path, build: Callable[..., Any]) -> tuple[Any, tuple[
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"no readable network.json ({error!r})", where=str(folder)) from None
     # The trained weights are loaded over whatever the network starts from; nothing is fetched for that.
-    if "weights" in options:
-        options["weights"] = None
-    return build(name, shape, classes, options, where=str(folder)), shape
+    return build(name, shape, classes, _without_weights(options), where=str(folder)), shape
+
+
+def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a network, and of those within it, that starts from nothing."""
+    kept = {name: _without_weights(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return kept | {"weights": None} if "weights" in kept else kept
 
 
 def onnx_call(job: Mapping[str, Any]) -> Callable[[], object]:

@@ -80,6 +80,8 @@ PUBLISHED_PREFIXES: dict[str, str | None] = {
     f"{root}{name.capitalize()}.": f"{INSIDE}stages.{name}." for root in ROOTS for name in (*UNITS, *BLOCKS)
 }
 """Published prefix -> ours, without the classifier."""
+AROUND: dict[str, str | None] = {"backbone.trunk.": INSIDE, "backbone.attention.": None, "backbone.heads.": None}
+"""Prefixes of our networks that have this one as their trunk -> its own."""
 
 
 class Unit3d(nn.Module):
@@ -221,7 +223,8 @@ def build_inception3d(
         input_shape: (C, T, H, W); 3 channels for RGB, 2 for flow.
         classes: classes by head.
         width: factor of all numbers of channels, which stay multiples of 8; cost grows with its square.
-        weights: None, or a file: a published checkpoint, or one of ours, of either network. Flat kernels are inflated
+        weights: None, or a file: a published checkpoint, or one of ours, of either network or of one that has it as
+            its trunk (`attended`, `anchor_detector`). Flat kernels are inflated
             for `i3d`, 3-D ones cut for `i3d_topheavy`: a student starts from its teacher. Classifiers are left out;
             the first kernels are adapted to the channels.
         taps: what `i3d_topheavy` keeps of a cut kernel: "centre", its middle frame; or "sum", the sum over its frames,
@@ -240,7 +243,8 @@ def build_inception3d(
     expect_rank(name, input_shape, "C, T, H, W")
     backbone = Inception3d(input_shape[0], name == TOP_HEAVY, width, batch_norm_momentum, frozen_bn, variant)
     if weights is not None:
-        keys = prefix_map({**PUBLISHED_PREFIXES, **{f"{root}logits.": None for root in ROOTS}})
+        classifiers = {f"{root}logits.": None for root in ROOTS}
+        keys = prefix_map({**PUBLISHED_PREFIXES, **classifiers, **AROUND})
         inherit_file(backbone, weights, keys, INSIDE, taps, FIRST)
     return Network(backbone, input_shape, classes, dropout)
 
