@@ -47,3 +47,4 @@ benchmarks: env
 	$(BIN)/python benchmarks/teacher_ensemble.py runs/benchmarks/teacher_ensemble.json
 	$(BIN)/python benchmarks/merged_phases.py runs/benchmarks/merged_phases.json
 	$(BIN)/python benchmarks/episode_evaluation.py runs/benchmarks/episode_evaluation.json
+	$(BIN)/python benchmarks/page.py runs/benchmarks docs/benchmarks.md
