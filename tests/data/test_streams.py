@@ -59,6 +59,16 @@ def test_background_labels_are_there_but_unlabelled(store: Store) -> None:
     assert labels == {"speed1", "speed2"}
 
 
+def test_clips_of_left_out_labels_are_in_no_stream(store: Store) -> None:
+    plan = StreamPlan(clips=6, background=("speed0",), left_out=("speed2",))
+    streams = Streams(store, plan)
+    assert streams.classes == {"action": ("speed1",)}
+    names, labels = store.classes["action"], store.labels("action")
+    shown = {names[labels[part]] for stream in streams._streams for part in stream.parts}
+    assert shown == {"speed0", "speed1"}
+    assert streams.hash != Streams(store, StreamPlan(clips=6, background=("speed0",))).hash
+
+
 def test_a_modality_is_there_only_where_all_parts_have_it(store: Store) -> None:
     streams = Streams(store, StreamPlan(clips=30))
     assert not streams.present("inertial").any()

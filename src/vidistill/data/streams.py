@@ -35,6 +35,7 @@ class StreamPlan:
         rounds: how often each training clip is dealt, each time in another order; other splits are dealt once.
         seed: of the orders.
         background: labels of the head that count as background: such clips are there, unlabelled.
+        left_out: labels of the head whose clips are in no stream.
         head: the label that becomes the segments'; None: the only one.
     """
 
@@ -42,6 +43,7 @@ class StreamPlan:
     rounds: int = 1
     seed: int = 0
     background: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     head: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,13 +80,14 @@ class Streams:
             hint = nearest(self.head, store.classes)
             raise RecipeError(f"the clips have no label {self.head!r}", where="data.streams.head", todo=hint)
         known = store.classes[self.head]
-        for label in plan.background:
-            if label not in known:
-                hint = nearest(label, known)
-                raise RecipeError(f"no clip is labelled {label!r}", where="data.streams.background", todo=hint)
-        if set(plan.background) == set(known):
+        for key in ("background", "left_out"):
+            for label in getattr(plan, key):
+                if label not in known:
+                    hint = nearest(label, known)
+                    raise RecipeError(f"no clip is labelled {label!r}", where=f"data.streams.{key}", todo=hint)
+        if set(plan.background) | set(plan.left_out) == set(known):
             raise DataError("every class is background", where="data.streams.background", todo="Leave some to detect")
-        self._streams = _deal(store, plan)
+        self._streams = _deal(store, plan, self.head)
         self._starts = [
             np.concatenate([[0.0], np.cumsum([store.duration(part) for part in stream.parts])])
             for stream in self._streams
@@ -102,7 +105,9 @@ class Streams:
     def hash(self) -> str:
         """Hash of the store and of how its clips are put together."""
         plan = self.plan
-        return digest("streams", self.store.hash, plan.clips, plan.rounds, plan.seed, plan.background, self.head)
+        left_out = [plan.left_out] if plan.left_out else []
+        parts = [self.store.hash, plan.clips, plan.rounds, plan.seed, plan.background, self.head, *left_out]
+        return digest("streams", *parts)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -127,8 +132,8 @@ class Streams:
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The labels to detect, without background."""
-        names = self.store.classes[self.head]
-        return {self.head: tuple(name for name in names if name not in self.plan.background)}
+        others = {*self.plan.background, *self.plan.left_out}
+        return {self.head: tuple(name for name in self.store.classes[self.head] if name not in others)}
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -208,11 +213,13 @@ class Streams:
         return self.store.frame_size(self._streams[index].parts[0])
 
 
-def _deal(store: Store, plan: StreamPlan) -> list[_Stream]:
+def _deal(store: Store, plan: StreamPlan, head: str) -> list[_Stream]:
     """The parts of every stream: clips of one split and group, shuffled and cut into about equal streams."""
     shared = _shared(store)
     groups: Mapping[tuple[str, str | None], list[int]] = defaultdict(list)
     for number, clip in enumerate(store.clips):
+        if clip.labels.get(head) in plan.left_out:
+            continue
         groups[clip.split, clip.group if shared else None].append(number)
     streams = []
     for (split, group), members in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] or "")):
