@@ -14,6 +14,8 @@ from vidistill.data.joint import join, width
 from vidistill.deploy.inputs import ARRAYS, SOUNDS, Extent, InputPipeline, Window, stretch
 from vidistill.modalities.base import SignalAbsent
 
+TASTE = 1.0
+"""Seconds that tell whether a file has sound."""
 JointWindow = dict[str, Window]
 """One stretch of the file by input name, of the inputs that the file has."""
 
@@ -39,8 +41,6 @@ class JointPipeline:
                 f"its input is {tuple(metadata['input_shape'])}, its modalities give ({width(self._shapes)},)",
                 where=where,
             )
-        first = next(iter(self.parts.values()))
-        self.policy = first.policy
         self.modality = " and ".join(part.modality for part in self.parts.values())
 
     def extent(self, path: Path, key: str | None = None) -> Extent:
@@ -111,9 +111,11 @@ class JointPipeline:
             return part.modality == "audio"
         if part.modality == "audio":
             try:
-                part.load(path, key, stretch())
+                part.load(path, key, stretch(0.0, TASTE))
             except SignalAbsent:
                 return False
+            except DataError:  # whatever else is wrong with its sound is said where all of it is read
+                return True
             return True
         return part.from_frames
 
