@@ -203,3 +203,9 @@ def test_a_run_without_teachers_is_not_judged(make_run: Any) -> None:
     content |= {"rows": [row for row in content["rows"] if row["role"] == "alone"], "gain": {}}
     assert tables.verdict(content).headline.startswith("Nothing was distilled")
     assert len(tables.result_table(content)) == 2
+
+
+def test_a_bound_that_is_zero_but_for_rounding_decides_nothing() -> None:
+    assert tables.judge("action/top1", {"low": -0.038, "high": -1e-17}) == "unclear"
+    assert tables.judge("action/top1", {"low": 1e-17, "high": 0.1}) == "unclear"
+    assert tables.judge("action/nll", {"low": -0.2, "high": -0.1}) == "paid"

@@ -11,6 +11,8 @@ MINUS = "\N{MINUS SIGN}"
 ABSENT = "\N{EN DASH}"
 LOWER_IS_BETTER = frozenset({"ece", "adaptive_ece", "nll", "brier"})
 _CALIBRATION = ("ece", "adaptive_ece", "nll", "brier")
+ROUNDING = 1e-12
+"""A bound this near to zero is zero."""
 _TITLES = {
     "top1": "top-1",
     "top5": "top-5",
@@ -314,7 +316,7 @@ def judge(metric: str, entry: Mapping[str, Any]) -> str:
         return "unclear" if paid is None else "paid" if paid else "cost"
     if kind(metric) in LOWER_IS_BETTER:
         low, high = -high, -low
-    return "paid" if low > 0 else "cost" if high < 0 else "unclear"
+    return "paid" if low > ROUNDING else "cost" if high < -ROUNDING else "unclear"
 
 
 def verdict(results: Mapping[str, Any]) -> Verdict:
