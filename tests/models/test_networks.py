@@ -26,7 +26,7 @@ QUICK = (
     "temporal_conv",
 )
 # Over other inputs, or with other outputs; tested in files of their own.
-ELSEWHERE = ("anchor_detector", "attended", "detector", "frame_embedder", "sequence_embedder", "stlt")
+ELSEWHERE = ("anchor_detector", "attended", "detector", "frame_embedder", "multimodal", "sequence_embedder", "stlt")
 BIG = tuple(name for name in NETWORKS.names() if name not in (*QUICK, *ELSEWHERE))
 
 
