@@ -141,7 +141,9 @@ def page(folder: Path) -> str:
             lines.append(f"| `{name}` | not run | – | – |")
             continue
         found = json.loads(path.read_text(encoding="utf-8"))
-        held = {True: "yes", False: "no"}.get(found.get("reached"), "–")  # type: ignore[arg-type]
+        reached = found.get("reached")
+        reached = list(reached.values()) if isinstance(reached, dict) else [reached]
+        held = "–" if None in reached else "yes" if all(reached) else "no"
         lines += [f"| `{name}` | {compared} | {value} | {held} |" for compared, value in read(found)]
     return "\n".join(lines) + "\n"
 
