@@ -141,9 +141,7 @@ def page(folder: Path) -> str:
             lines.append(f"| `{name}` | not run | – | – |")
             continue
         found = json.loads(path.read_text(encoding="utf-8"))
-        reached = found.get("reached")
-        reached = list(reached.values()) if isinstance(reached, dict) else [reached]
-        held = "–" if None in reached else "yes" if all(reached) else "no"
+        held = "yes" if all(each["reached"] for each in found.get("claims", [found])) else "no"
         lines += [f"| `{name}` | {compared} | {value} | {held} |" for compared, value in read(found)]
     return "\n".join(lines) + "\n"
 
