@@ -109,7 +109,7 @@ def _peer_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]:
 def _missing_rows(run: Run, role: str, seeds: list[int]) -> list[dict[str, Any]]:
     """Students over several modalities, each of which is taken away in turn."""
     student = run.recipe.student
-    modalities = run.input(student.input).modalities
+    modalities = dict.fromkeys(run.input(student.input).modalities)  # two inputs may read the same one
     rows = []
     for modality in modalities if len(modalities) > 1 else ():
         labels = [f"{role}-seed{seed}" for seed in seeds]
